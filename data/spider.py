@@ -1,0 +1,329 @@
+"""Read a directory in Spider's layout: questions, gold SQL, schemas and databases.
+
+    python3 -m data.spider DIR      says what the directory holds
+
+The layout (https://yale-lily.github.io/spider): `train_spider.json`, `train_others.json`, `dev.json`, `tables.json`,
+`database/<db_id>/<db_id>.sqlite`; the test split stands in `test.json`, `test_tables.json`, `test_database/`.
+"""
+
+import hashlib
+import json
+import sqlite3
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from data.errors import UserError, exit_on_user_error
+
+# split -> (files of examples, file of schemas, folder of databases)
+LAYOUT = {
+    "train": (("train_spider.json",), "tables.json", "database"),
+    "train_others": (("train_others.json",), "tables.json", "database"),
+    "dev": (("dev.json",), "tables.json", "database"),
+    "test": (("test.json",), "test_tables.json", "test_database"),
+}
+GET_SPIDER = "get Spider from https://yale-lily.github.io/spider, or use --data sample"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A database's tables, columns and keys, by the names that its SQL uses, in the order of `tables.json`.
+
+    `columns` holds (index into `tables`, name); its first entry is (-1, "*"). Keys are indices into `columns`;
+    a composite primary key is flattened.
+    """
+
+    db_id: str
+    tables: tuple[str, ...]
+    columns: tuple[tuple[int, str], ...]
+    column_types: tuple[str, ...]
+    primary_keys: tuple[int, ...]
+    foreign_keys: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question about one database, and the SQL that answers it; `index` counts from 0 within its split."""
+
+    index: int
+    db_id: str
+    question: str
+    sql: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The splits that were read from one directory."""
+
+    root: Path
+    schemas: dict[str, Schema]
+    splits: dict[str, list[Example]]
+    folders: dict[str, Path] = field(repr=False)  # split -> folder of its databases
+
+    def databases(self, db_id: str, split: str) -> list[Path]:
+        """The SQLite files of one database, `<db_id>.sqlite` first; a test suite has several."""
+        folder = self.folders[split] / db_id
+        first = folder / f"{db_id}.sqlite"
+        return [first, *sorted(path for path in folder.glob("*.sqlite") if path != first)]
+
+    def summary(self) -> dict:
+        """Counts a split and a hash of what the model sees, for the run's records."""
+        digest = hashlib.sha256()
+        for db_id in sorted(self.schemas):
+            digest.update(json.dumps(asdict(self.schemas[db_id])).encode())
+        for split, examples in sorted(self.splits.items()):
+            digest.update(json.dumps([split, [asdict(example) for example in examples]]).encode())
+        counts = {split: len(examples) for split, examples in self.splits.items()}
+        return {"directory": str(self.root), "examples": counts, "sha256": digest.hexdigest()}
+
+
+def load(directory: str | Path, splits: Sequence[str] = ("train", "dev"), train_others: bool = False) -> Benchmark:
+    """Read and check `splits` (of `train`, `dev`, `test`); `train_others` adds that file to `train`.
+
+    Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
+    example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise UserError(f"data directory {root} does not exist: {GET_SPIDER}")
+    schemas: dict[str, Schema] = {}
+    found: dict[str, list[Example]] = {}
+    folders: dict[str, Path] = {}
+    for split in splits:
+        names, tables, folder = LAYOUT[split]
+        if split == "train" and train_others:
+            names = names + LAYOUT["train_others"][0]
+        split_schemas = read_schemas(root / tables)
+        examples = read_examples([root / name for name in names], split_schemas)
+        folders[split] = root / folder
+        for db_id in {example.db_id for example in examples}:
+            check_database(folders[split] / db_id / f"{db_id}.sqlite")
+            schemas[db_id] = split_schemas[db_id]
+        found[split] = examples
+    return Benchmark(root, schemas, found, folders)
+
+
+def read_json(path: Path) -> list[dict]:
+    """The list of objects in a JSON file. Raises UserError where it is missing, malformed or of another shape."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {GET_SPIDER}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): download it again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise UserError(f"{path} does not hold a list of JSON objects: download it again")
+    return content
+
+
+def read_schemas(path: Path) -> dict[str, Schema]:
+    """`tables.json` -> schemas by db_id. Raises UserError for an entry that is incomplete or contradicts itself."""
+    return {schema.db_id: schema for schema in (parse_schema(e, path, i) for i, e in enumerate(read_json(path)))}
+
+
+def parse_schema(entry: dict, path: Path, position: int) -> Schema:
+    """One entry of `tables.json`; `path` and `position` name it in the error."""
+    try:
+        tables = tuple(str(name) for name in entry["table_names_original"])
+        columns = tuple((int(table), str(name)) for table, name in entry["column_names_original"])
+        keys = [key if isinstance(key, list) else [key] for key in entry["primary_keys"]]
+        schema = Schema(
+            db_id=str(entry["db_id"]),
+            tables=tables,
+            columns=columns,
+            column_types=tuple(str(kind) for kind in entry["column_types"]),
+            primary_keys=tuple(int(column) for key in keys for column in key),
+            foreign_keys=tuple((int(child), int(parent)) for child, parent in entry["foreign_keys"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+        name = entry.get("db_id", f"number {position}")
+        raise UserError(f"{path}: the entry {name} {what}: download the file again") from None
+    inside = all(-1 <= table < len(tables) for table, _ in columns)
+    keys = [*schema.primary_keys, *(column for pair in schema.foreign_keys for column in pair)]
+    if not inside or not all(0 < column < len(columns) for column in keys):
+        raise UserError(f"{path}: the entry {schema.db_id} refers to a table or column it lacks: download it again")
+    return schema
+
+
+def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example]:
+    """The examples of one split. Raises UserError for an example that is incomplete, and for an empty split."""
+    examples: list[Example] = []
+    for path in paths:
+        for position, entry in enumerate(read_json(path)):
+            for key in ("db_id", "question", "query"):
+                if not isinstance(entry.get(key), str) or not entry[key].strip():
+                    raise UserError(f"{path}: example {position} has no {key}: add it or remove the example")
+            if entry["db_id"] not in schemas:
+                raise UserError(f"{path}: example {position} names the database {entry['db_id']}, which the tables file lacks")
+            examples.append(Example(len(examples), entry["db_id"], entry["question"].strip(), entry["query"].strip()))
+    if not examples:
+        raise UserError(f"{paths[0]} holds no examples: {GET_SPIDER}")
+    return examples
+
+
+def check_database(path: Path) -> None:
+    """Raise UserError unless `path` is a file with SQLite's header (https://www.sqlite.org/fileformat.html)."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(16)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: copy the whole database/ folder of Spider beside the JSON files") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
+    if header != b"SQLite format 3\0":
+        raise UserError(f"{path} is not a SQLite database: copy it again")
+
+
+def schema_of_database(path: Path, db_id: str | None = None) -> Schema:
+    """Read the schema of any SQLite file, as `tables.json` would give it (`db_id`: the file's stem unless given).
+
+    Raises UserError where the file is missing, not SQLite, locked or without tables.
+    """
+    path = Path(path)
+    check_database(path)
+    try:
+        with _read_only(path) as connection:
+            return _introspect(connection, db_id or path.stem)
+    except sqlite3.Error as error:
+        raise UserError(f"{path} cannot be read ({error}): close whatever writes to it, or copy it again") from None
+
+
+def tables_entry(path: Path, db_id: str) -> dict:
+    """The `tables.json` entry of a SQLite file, natural names made from the SQL names."""
+    schema = schema_of_database(path, db_id)
+
+    def natural(name: str) -> str:
+        return name.replace("_", " ").lower()
+
+    return {
+        "db_id": db_id,
+        "table_names_original": list(schema.tables),
+        "table_names": [natural(name) for name in schema.tables],
+        "column_names_original": [list(column) for column in schema.columns],
+        "column_names": [[table, natural(name)] for table, name in schema.columns],
+        "column_types": list(schema.column_types),
+        "primary_keys": list(schema.primary_keys),
+        "foreign_keys": [list(pair) for pair in schema.foreign_keys],
+    }
+
+
+def _read_only(path: Path) -> closing[sqlite3.Connection]:
+    """A connection that cannot write, closed at the end of its block."""
+    return closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0))
+
+
+def _introspect(connection: sqlite3.Connection, db_id: str) -> Schema:
+    """Tables, columns and keys from SQLite's own catalogue."""
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
+    tables = [name for (name,) in connection.execute(query)]
+    if not tables:
+        raise UserError(f"the database {db_id} holds no tables: name a database that does")
+    columns, types, primary = [(-1, "*")], ["text"], []
+    position: dict[tuple[str, str], int] = {}  # names fold case, as SQLite compares them
+    for index, table in enumerate(tables):
+        for name, kind, key in connection.execute("SELECT name, type, pk FROM pragma_table_info(?)", (table,)):
+            position[table.lower(), name.lower()] = len(columns)
+            if key:
+                primary.append(len(columns))
+            columns.append((index, name))
+            types.append(_spider_type(kind))
+    foreign = []
+    for table in tables:
+        # a foreign key without a target column refers to the parent's primary key
+        query = 'SELECT "from", "table", "to" FROM pragma_foreign_key_list(?) ORDER BY id DESC, seq'
+        for child, parent, target in connection.execute(query, (table,)):
+            if target is None:
+                query = "SELECT name FROM pragma_table_info(?) WHERE pk = 1"
+                (target,) = connection.execute(query, (parent,)).fetchone() or ("",)
+            pair = position.get((table.lower(), child.lower())), position.get((parent.lower(), target.lower()))
+            if None not in pair:
+                foreign.append(pair)
+    return Schema(db_id, tuple(tables), tuple(columns), tuple(types), tuple(primary), tuple(foreign))
+
+
+def _spider_type(declared: str) -> str:
+    """Spider's four column types, from a declared SQLite type (https://www.sqlite.org/datatype3.html, section 3.1)."""
+    declared = declared.lower()
+    if "bool" in declared:
+        return "boolean"
+    if any(word in declared for word in ("date", "time", "year")):
+        return "time"
+    if any(word in declared for word in ("int", "real", "floa", "doub", "num", "dec")):
+        return "number"
+    return "text"
+
+
+def inspect(directory: str | Path) -> list[str]:
+    """What a directory in Spider's layout holds, in lines: examples, databases present, empty and missing, failing gold.
+
+    Raises UserError where there is no directory, or none of the layout's splits in it.
+    """
+    from data.execute import Executor  # imports this module's errors, and is needed here alone
+
+    root, lines = Path(directory), []
+    if not root.is_dir():
+        raise UserError(f"data directory {root} does not exist: {GET_SPIDER}")
+    for split, (names, tables, folder) in LAYOUT.items():
+        if not all((root / name).exists() for name in names):
+            continue
+        examples = read_examples([root / name for name in names], read_schemas(root / tables))
+        paths = {e.db_id: root / folder / e.db_id / f"{e.db_id}.sqlite" for e in examples}
+        states = {db_id: _state(path) for db_id, path in sorted(paths.items())}
+        counts = {state: sum(s == state for s in states.values()) for state in ("present", "empty", "missing", "unreadable")}
+        lines.append(f"{split}: {len(examples):,} examples, {len(states)} databases: " + counted(counts))
+        for state in ("empty", "missing", "unreadable"):
+            if counts[state]:
+                lines.append(f"  {state}: {_listed([db_id for db_id, s in states.items() if s == state])}")
+        runnable = [example for example in examples if states[example.db_id] in ("present", "empty")]
+        with Executor() as executor:
+            results = executor.run([(paths[e.db_id], e.sql) for e in runnable], progress=True)
+        failing = [(e, result) for e, result in zip(runnable, results) if result.error]
+        lines.append(f"  gold that runs: {len(runnable) - len(failing):,} of {len(runnable):,}")
+        lines += [f"  fails: example {e.index} ({e.db_id}): {result.message}" for e, result in failing[:20]]
+        if len(failing) > 20:
+            lines.append(f"  and {len(failing) - 20:,} more that fail")
+    if not lines:
+        raise UserError(f"{root} holds none of {', '.join(name for names, _, _ in LAYOUT.values() for name in names)}")
+    return lines
+
+
+def counted(counts: dict[str, int]) -> str:
+    """`3 present, 1 missing`: what is there, without what is not."""
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _state(path: Path) -> str:
+    """Whether a database is present, empty (no rows in any table), missing, or unreadable."""
+    if not path.exists():
+        return "missing"
+    try:
+        check_database(path)
+        with _read_only(path) as connection:
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            quoted = ['"' + name.replace('"', '""') + '"' for (name,) in tables]
+            filled = any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in quoted)
+    except (UserError, sqlite3.Error):
+        return "unreadable"
+    return "present" if filled else "empty"
+
+
+def main() -> None:
+    """`python3 -m data.spider DIR`."""
+    if len(sys.argv) != 2:
+        raise UserError("name one directory: python3 -m data.spider DIR")
+    print("\n".join(inspect(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
