@@ -1,0 +1,604 @@
+"""Run SQL that nobody has checked on SQLite databases, in worker processes that it cannot harm or hold up.
+
+Covered, each by a test in `tests/test_execute.py`:
+- writing: the connection is opened read-only, and an authorizer refuses everything but reading (no INSERT, CREATE, ATTACH,
+  PRAGMA, VACUUM INTO, load_extension, transaction); the worker may not grow any file (RLIMIT_FSIZE 0), and SQLite keeps
+  its temporary data in memory;
+- time: a progress handler interrupts a statement at its limit; where one step of SQLite alone takes too long, so that the
+  handler is not asked, the parent kills the worker 0.1 s after the limit. A worker also ends itself when its parent is gone;
+- size: limits on the statement, a single value, the rows and bytes of a result, SQLite's heap and the process (RLIMIT_AS);
+- several statements in one string, NUL bytes, lone surrogates, text that is not UTF-8: an error, or decoded with
+  replacement characters, never an exception in the caller;
+- a worker that dies takes its statement with it and no other: it is replaced;
+- a database that is missing, locked or not SQLite: an error result.
+
+Not covered: a defect of SQLite that lets a statement run code (the worker is a separate process, but no sandbox: it has
+the user's rights on files and network); a database file made to attack SQLite (https://www.sqlite.org/security.html);
+RLIMIT_AS on systems that ignore it (macOS: SQLite's own heap limit still holds there).
+
+Workers are started with `subprocess`, not forked and not by `multiprocessing`: the caller may hold CUDA, threads and an
+unguarded main module. They run this very file, which therefore imports the standard library only.
+"""
+
+import json
+import math
+import os
+import re
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+PARSE = "does not parse"
+NO_TABLE = "no such table"
+NO_COLUMN = "no such column"
+WRONG_ROWS = "wrong rows"
+WRONG_ORDER = "wrong order"
+TIMED_OUT = "timed out"
+TOO_LARGE = "too large"
+GOLD_FAILS = "gold fails"
+REFUSED = "refused"  # it parses, but does something else than read, or is several statements
+NO_DATABASE = "database unavailable"
+CRASHED = "crashed"
+FAILS = "does not run"  # any other error of SQLite, as a misused aggregate or an unknown function
+ERROR_CLASSES = (
+    *(PARSE, NO_TABLE, NO_COLUMN, FAILS, REFUSED, WRONG_ROWS, WRONG_ORDER),
+    *(TIMED_OUT, TOO_LARGE, CRASHED, NO_DATABASE, GOLD_FAILS),
+)
+
+GRACE = 0.1  # seconds between a statement's limit and the parent's kill
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one statement may use; the defaults leave every gold query of Spider far from any of them."""
+
+    seconds: float = 5.0  # wall clock; official: 20 s, but the slowest right answer on Spider takes 0.2 s
+    max_rows: int = 1_000_000
+    max_value_bytes: int = 1 << 20  # one string or blob, also in between
+    max_result_bytes: int = 256 << 20  # text and blobs of all rows
+    max_memory_bytes: int = 1 << 30  # of a worker process; SQLite may use half
+    max_statement_chars: int = 20_000
+
+
+@dataclass
+class Result:
+    """What a statement returned: `rows` and `columns`, or an `error` class (of ERROR_CLASSES) and SQLite's message."""
+
+    rows: list[tuple] | None
+    columns: list[str]
+    error: str | None
+    message: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prediction to hold against the gold on each of `databases`; the order of rows counts where `ordered`."""
+
+    databases: tuple[Path, ...]
+    gold: str
+    predicted: str
+    ordered: bool
+
+
+@dataclass
+class Verdict:
+    """Whether the rows agree on every database; if not, the error class and a message that names the cause."""
+
+    match: bool
+    error: str | None
+    message: str
+    seconds: float
+
+
+class Executor:
+    """A pool of worker processes for untrusted statements; a context manager, reusable until closed.
+
+    `workers`: processes, by default one a core and at most 8. The other arguments are the fields of `Limits`.
+    Workers start when first needed. Calls from several threads wait for each other.
+    """
+
+    def __init__(self, workers: int | None = None, seconds: float = Limits.seconds, **limits: int) -> None:
+        if workers is not None and workers < 1 or not seconds > 0:
+            raise ValueError("an Executor needs at least one worker and a positive number of seconds")
+        self.limits = Limits(seconds=seconds, **limits)
+        self.size = workers or min(os.cpu_count() or 1, 8)
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; a later call starts new ones."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers = []
+
+    def run(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Result]:
+        """Run each (database, statement); results in the order of the jobs, never an exception for a statement."""
+        tasks = [{"databases": [_absolute(database)], "sql": self._cut(sql)} for database, sql in jobs]
+        results = []
+        for reply in self._map(tasks, progress, "running SQL"):
+            rows = None if reply["rows"] is None else [_decode_row(row) for row in reply["rows"]]
+            results.append(Result(rows, reply["columns"], reply["error"], reply["message"], reply["seconds"]))
+        return results
+
+    def compare(self, jobs: Iterable[Comparison], progress: bool = False) -> list[Verdict]:
+        """Run gold and prediction of each job and compare their rows within the worker; verdicts in the jobs' order.
+
+        Equal jobs are run once: Spider asks most questions in two wordings. Raises ValueError for a job without a database,
+        on which anything would agree.
+        """
+        jobs = list(jobs)
+        if not all(job.databases for job in jobs):
+            raise ValueError("a comparison needs at least one database")
+        tasks = {}
+        for job in jobs:
+            paths = [_absolute(path) for path in job.databases]
+            gold, predicted = self._cut(job.gold), self._cut(job.predicted)
+            tasks[job] = {"databases": paths, "gold": gold, "sql": predicted, "ordered": job.ordered}
+        replies = self._map(list(tasks.values()), progress, "comparing rows")
+        verdicts = {
+            job: Verdict(reply["match"], reply["error"], reply["message"], reply["seconds"])
+            for job, reply in zip(tasks, replies)
+        }
+        return [verdicts[job] for job in jobs]
+
+    def _cut(self, sql: str) -> str:
+        """Enough of an overlong statement for a worker to refuse it."""
+        return sql[: self.limits.max_statement_chars + 1]
+
+    def _map(self, tasks: list[dict], progress: bool, title: str) -> list[dict]:
+        """Hand the tasks to idle workers, gather the replies, replace workers that die or overrun."""
+        replies: list[dict | None] = [None] * len(tasks)
+        with self._lock, _Bar(len(tasks), title, progress) as bar:
+            while len(self._workers) < min(self.size, len(tasks)):
+                self._workers.append(_Worker(self.limits))
+            waiting = iter(range(len(tasks)))
+            busy: dict[int, int] = {}  # position of the worker -> index of its task
+            try:
+                while True:
+                    for position in range(len(self._workers)):
+                        if position not in busy and (index := next(waiting, None)) is not None:
+                            self._send(position, tasks[index])
+                            busy[position] = index
+                    if not busy:
+                        return replies
+                    for position, reply in self._receive(list(busy)):
+                        replies[busy.pop(position)] = reply
+                        bar.update()
+            except BaseException:  # also KeyboardInterrupt: a worker with an unread reply must not serve the next call
+                self.close()
+                raise
+
+    def _send(self, position: int, task: dict) -> None:
+        """Give a worker its task, a new worker if the old one died while idle."""
+        for attempt in (1, 2):
+            try:
+                self._workers[position].send(task)
+                return
+            except OSError as error:
+                if attempt == 2:
+                    raise RuntimeError(f"the worker for SQL does not start: {sys.executable}: {error}") from None
+                self._replace(position)
+
+    def _receive(self, busy: list[int]) -> Iterator[tuple[int, dict]]:
+        """Wait until a worker answers, dies or overruns; yield (its position, the reply)."""
+        poll = select.poll()  # not select.select, whose file numbers end at 1024
+        for position in busy:
+            poll.register(self._workers[position].output, select.POLLIN)
+        nearest = min(self._workers[position].deadline for position in busy)
+        poll.poll(max(0.0, nearest - time.monotonic()) * 1000 + 1)
+        for position in busy:
+            worker = self._workers[position]
+            reply = worker.read()
+            if not worker.alive and worker.stage == "start":  # it died before it began the statement
+                if not worker.served:
+                    status = worker.process.returncode
+                    raise RuntimeError(f"the worker for SQL does not start: {sys.executable} ended with {status}")
+                self._replace(position)
+                self._workers[position].send(worker.task)
+                continue
+            if reply is None and worker.deadline <= time.monotonic():
+                reply = worker.give_up(TIMED_OUT, f"stopped after {self.limits.seconds:g} s")
+            if reply is not None:
+                if not worker.alive:
+                    self._replace(position)
+                yield position, reply
+
+    def _replace(self, position: int) -> None:
+        self._workers[position].kill()
+        self._workers[position] = _Worker(self.limits)
+
+
+class _Worker:
+    """The parent's side of one worker process: JSON lines out and in."""
+
+    def __init__(self, limits: Limits) -> None:
+        # -I -S: no site packages, no PYTHON* variables, no script folder: nothing that could import a model's library
+        command = [sys.executable, "-I", "-S", os.path.abspath(__file__), json.dumps(asdict(limits))]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd="/")
+        self.output = self.process.stdout.fileno()
+        os.set_blocking(self.output, False)
+        self.limits = limits
+        self.alive = True
+        self.served = False
+        self._buffer = bytearray()
+
+    def send(self, task: dict) -> None:
+        """Start a task. Raises OSError when the worker is gone."""
+        self.stage, self.started = "start", time.monotonic()
+        self.task = task
+        self.deadline = self.started + 60.0  # a fresh interpreter on a busy machine; the first stage sets the real one
+        self.process.stdin.write(json.dumps(task).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def read(self) -> dict | None:
+        """Take what the worker has written: a reply once it is whole, an error reply once the worker is dead."""
+        while True:
+            try:
+                piece = os.read(self.output, 1 << 20)
+            except BlockingIOError:
+                return None
+            if not piece:
+                self.process.wait()
+                return self.give_up(CRASHED, f"the worker ended with status {self.process.returncode}")
+            searched = len(self._buffer)
+            self._buffer += piece
+            while (end := self._buffer.find(b"\n", searched)) >= 0:
+                line = json.loads(self._buffer[:end])
+                del self._buffer[: end + 1]
+                searched = 0
+                if isinstance(line, dict):
+                    return line
+                self.stage, self.served = line, True  # a statement begins: its clock starts
+                self.deadline = time.monotonic() + self.limits.seconds + GRACE
+
+    def give_up(self, error: str, message: str) -> dict:
+        """The reply for a task whose worker died or has to be killed."""
+        self.kill()
+        seconds = time.monotonic() - self.started
+        if self.stage == "gold":
+            error, message = GOLD_FAILS, f"{error}: {message}"
+        if "gold" in self.task:
+            return _verdict(False, error, message, seconds)
+        return _result(None, [], error, message, seconds)
+
+    def kill(self) -> None:
+        self.alive = False
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                pipe.close()
+            except OSError:  # what was still to be written to a dead worker
+                pass
+
+
+class _Bar:
+    """A progress bar on a terminal, nothing elsewhere or without tqdm."""
+
+    def __init__(self, total: int, title: str, wanted: bool) -> None:
+        self.bar = None
+        if wanted and total and sys.stderr is not None and sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            self.bar = tqdm(total=total, desc=title, leave=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def update(self) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+
+def _absolute(path: str | Path) -> str:
+    """A path that holds in the workers too, which have another working directory."""
+    return os.path.abspath(path)
+
+
+def _result(rows: list | None, columns: list[str], error: str | None, message: str, seconds: float) -> dict:
+    return {"rows": rows, "columns": columns, "error": error, "message": message, "seconds": seconds}
+
+
+def _verdict(match: bool, error: str | None, message: str, seconds: float) -> dict:
+    return {"match": match, "error": error, "message": message, "seconds": seconds}
+
+
+def _decode_row(row: list) -> tuple:
+    """JSON has no bytes: a blob travels as a list that holds its hexadecimal digits."""
+    return tuple(bytes.fromhex(value[0]) if isinstance(value, list) else value for value in row)
+
+
+def _encode_row(row: tuple) -> list:
+    return [[value.hex()] if isinstance(value, bytes) else value for value in row]
+
+
+# what follows runs in the worker
+
+
+class _Failure(Exception):
+    """A statement gave no rows: (error class, message)."""
+
+
+READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+# the first byte of SQLite's result code -> class (https://www.sqlite.org/rescode.html)
+CODE_CLASSES = {
+    sqlite3.SQLITE_INTERRUPT: TIMED_OUT,
+    **dict.fromkeys((sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FULL), TOO_LARGE),
+    **dict.fromkeys((sqlite3.SQLITE_AUTH, sqlite3.SQLITE_READONLY), REFUSED),
+    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN), NO_DATABASE),
+    **dict.fromkeys((sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR), NO_DATABASE),
+}
+MESSAGE_CLASSES = (  # SQLite's generic error has no finer code
+    ("no such table", NO_TABLE),
+    ("no such column", NO_COLUMN),
+    ("syntax error", PARSE),
+    ("unrecognized token", PARSE),
+    ("incomplete input", PARSE),
+    ("parser stack overflow", TOO_LARGE),
+    ("expression tree is too large", TOO_LARGE),
+    ("too many", TOO_LARGE),
+    ("like or glob pattern too complex", TOO_LARGE),
+    ("one statement at a time", REFUSED),
+    ("not authorized", REFUSED),
+)
+
+
+def classify(error: BaseException) -> str:
+    """The error class of an exception that `sqlite3` raised."""
+    if isinstance(error, MemoryError):
+        return TOO_LARGE
+    if isinstance(error, (ValueError, UnicodeError)):  # a NUL character or a lone surrogate in the statement
+        return PARSE
+    code = getattr(error, "sqlite_errorcode", None)
+    message = str(error).lower()
+    if code is not None and code & 0xFF in CODE_CLASSES:
+        return CODE_CLASSES[code & 0xFF]
+    if "null character" in message:
+        return PARSE
+    return next((name for part, name in MESSAGE_CLASSES if part in message), FAILS)
+
+
+def connect(path: str, limits: Limits) -> sqlite3.Connection:
+    """A connection on which only reading is allowed. Raises sqlite3.Error where the file is missing or locked."""
+    uri = Path(path).absolute().as_uri() + "?mode=ro"
+    with open(path, "rb") as file:
+        header = file.read(20)
+    if header[18:20] == b"\2\2" and not os.path.exists(path + "-wal"):
+        uri += "&immutable=1"  # a database in WAL mode would otherwise need new files beside it, even to be read
+    connection = sqlite3.connect(uri, uri=True, timeout=min(1.0, limits.seconds / 2), isolation_level=None)
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"PRAGMA hard_heap_limit = {limits.max_memory_bytes // 2}")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.max_value_bytes)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 4 * limits.max_statement_chars + 4)  # bytes of UTF-8
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
+    connection.set_authorizer(_authorize)
+    return connection
+
+
+def _authorize(action: int, first: str | None, second: str | None, *where: str | None) -> int:
+    """Allow reading alone (https://www.sqlite.org/c3ref/c_alter_table.html lists the actions)."""
+    if action not in READING or action == sqlite3.SQLITE_FUNCTION and (second or "").lower() == "load_extension":
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK
+
+
+def fetch(path: str, sql: str, limits: Limits, keep: int | None = None) -> tuple[list[tuple], int, list[str]]:
+    """Run one statement: its rows, their number, its columns; rows beyond `keep` are counted and dropped.
+
+    Raises _Failure where the statement fails or exceeds a limit.
+    """
+    if len(sql) > limits.max_statement_chars:
+        raise _Failure(TOO_LARGE, f"the statement is longer than {limits.max_statement_chars} characters")
+    end = time.monotonic() + limits.seconds
+    connection, rows, count, size = None, [], 0, 0
+    try:
+        connection = connect(path, limits)
+        connection.set_progress_handler(lambda: time.monotonic() >= end, 1000)  # 1000 steps take well under 1 ms
+        cursor = connection.execute(sql)
+        if cursor.description is None:
+            empty = not re.sub(r"--[^\n]*|/\*.*?(?:\*/|$)|[\s;]", "", sql, flags=re.DOTALL)
+            raise _Failure(PARSE if empty else REFUSED, "the statement is empty" if empty else "the statement is no query")
+        columns = [column[0] for column in cursor.description]
+        for row in cursor:
+            count += 1
+            if count > limits.max_rows:
+                raise _Failure(TOO_LARGE, f"more than {limits.max_rows} rows")
+            if keep is None or count <= keep:
+                size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+                if size > limits.max_result_bytes:
+                    raise _Failure(TOO_LARGE, f"more than {limits.max_result_bytes} bytes of text")
+                rows.append(row)
+            if not count % 1000 and time.monotonic() >= end:
+                raise _Failure(TIMED_OUT, f"stopped after {limits.seconds:g} s")
+    except OSError as error:
+        raise _Failure(NO_DATABASE, f"{path}: {error.strerror}") from None
+    except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError) as error:
+        rows.clear()
+        kind = classify(error)
+        message = f"stopped after {limits.seconds:g} s" if kind == TIMED_OUT else str(error)
+        raise _Failure(kind, f"{path}: {message}" if kind == NO_DATABASE else message) from None
+    finally:
+        if connection is not None:
+            connection.close()
+    return rows, count, columns
+
+
+def rows_match(gold: Sequence[tuple], predicted: Sequence[tuple], ordered: bool) -> bool:
+    """Whether two results hold the same rows, as often, for some order of the predicted columns.
+
+    The rule is that of test-suite accuracy (Zhong et al., 2020, https://arxiv.org/abs/2010.02840, and its scorer): column
+    names do not count, two empty results agree whatever their columns, and the order of rows counts where `ordered`.
+    Numbers compare by value (1 = 1.0), text and blobs exactly.
+    """
+    if len(gold) != len(predicted):
+        return False
+    if not gold:
+        return True
+    if len(gold[0]) != len(predicted[0]):
+        return False
+    gold_columns, columns = list(zip(*gold)), list(zip(*predicted))
+    if ordered:
+        return Counter(gold_columns) == Counter(columns)
+    return Counter(gold) == Counter(predicted) or _columns_match(gold_columns, columns)
+
+
+def _columns_match(gold: list[tuple], predicted: list[tuple]) -> bool:
+    """Whether an order of the predicted columns gives the rows of the gold, in any order of the rows.
+
+    To try all orders would take n! steps. Instead, columns get a colour by what they hold, rows by the colours and values
+    in them, columns again by the colours of rows, and only columns of one colour are matched, one at a time, as long as
+    the rows, cut to the columns matched so far, agree; columns that are equal throughout are tried once.
+    """
+    numbers: dict[object, int] = {}  # equal keys get equal numbers
+
+    def number(keys: Iterable) -> list[int]:
+        return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+    def bags(lines: Iterable[tuple], colours: list[int]) -> list[int]:
+        return number(frozenset(Counter(zip(line, colours)).items()) for line in lines)
+
+    gold_rows, rows = ([0] * len(table[0]) for table in (gold, predicted))
+    for _ in range(2):
+        gold_colours, colours = bags(gold, gold_rows), bags(predicted, rows)
+        gold_rows, rows = bags(zip(*gold), gold_colours), bags(zip(*predicted), colours)
+        if Counter(gold_colours) != Counter(colours) or Counter(gold_rows) != Counter(rows):
+            return False
+    frequency = Counter(colours)
+    order = sorted(range(len(gold)), key=lambda column: frequency[gold_colours[column]])  # fewest choices first
+
+    def extend(gold_cut: list[int], cut: list[int], depth: int, free: tuple[int, ...]) -> bool:
+        """Match the gold columns `order[depth:]` with `free`; the cuts number the rows by the columns matched so far."""
+        if not free:
+            return True
+        column = order[depth]
+        gold_cut = number(zip(gold_cut, gold[column]))
+        wanted, tried = Counter(gold_cut), set()
+        for place, choice in enumerate(free):
+            if colours[choice] != gold_colours[column] or predicted[choice] in tried:
+                continue
+            tried.add(predicted[choice])
+            longer = number(zip(cut, predicted[choice]))
+            if Counter(longer) == wanted and extend(gold_cut, longer, depth + 1, free[:place] + free[place + 1 :]):
+                return True
+        return False
+
+    return extend(gold_rows, rows, 0, tuple(range(len(predicted))))
+
+
+def _compare(task: dict, limits: Limits, stage) -> dict:
+    """Gold and prediction on each database, until they differ."""
+    started = time.monotonic()
+
+    def verdict(match: bool, error: str | None = None, message: str = "") -> dict:
+        return _verdict(match, error, message, time.monotonic() - started)
+
+    for path in task["databases"]:
+        stage("gold")
+        try:
+            gold, _, _ = fetch(path, task["gold"], limits)
+        except _Failure as failure:
+            error, message = failure.args
+            return verdict(False, error if error == NO_DATABASE else GOLD_FAILS, f"{error}: {message}")
+        stage("predicted")
+        try:
+            predicted, count, _ = fetch(path, task["sql"], limits, keep=len(gold))
+        except _Failure as failure:
+            return verdict(False, *failure.args)
+        stage("compare")
+        if count != len(gold):
+            return verdict(False, WRONG_ROWS, f"{count} rows, the gold has {len(gold)}")
+        if not rows_match(gold, predicted, task["ordered"]):
+            if task["ordered"] and rows_match(gold, predicted, False):
+                return verdict(False, WRONG_ORDER, "the rows are right, their order is not")
+            return verdict(False, WRONG_ROWS, _difference(gold, predicted))
+    return verdict(True)
+
+
+def _difference(gold: list[tuple], predicted: list[tuple]) -> str:
+    """Where two results of as many rows differ, for people."""
+    if len(gold[0]) != len(predicted[0]):
+        return f"{len(predicted[0])} columns, the gold has {len(gold[0])}"
+    return f"{len(gold)} rows as in the gold, but other values"
+
+
+def _run(task: dict, limits: Limits, stage) -> dict:
+    started = time.monotonic()
+    stage("predicted")
+    try:
+        rows, _, columns = fetch(task["databases"][0], task["sql"], limits)
+        stage("reply")  # what is left is not the statement's time
+        return _result([_encode_row(row) for row in rows], columns, None, "", time.monotonic() - started)
+    except _Failure as failure:
+        return _result(None, [], *failure.args, time.monotonic() - started)
+
+
+def _main() -> None:
+    """The worker: a task a line on standard input, a reply a line on standard output, until the input ends."""
+    import resource
+
+    limits = Limits(**json.loads(sys.argv[1]))
+    for what, limit in (
+        (resource.RLIMIT_AS, limits.max_memory_bytes),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        try:
+            resource.setrlimit(what, (limit, limit))
+        except (ValueError, OSError):  # a system without it, or a lower limit that is already in force
+            pass
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, whatever SQLite is doing
+
+    def write(value: dict | str) -> None:
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
+
+    def stage(name: str) -> None:
+        signal.alarm(math.ceil(limits.seconds) + 1)  # for a parent that is gone and cannot kill any more
+        write(name)
+
+    for line in sys.stdin:
+        task = json.loads(line)
+        try:
+            reply = (_compare if "gold" in task else _run)(task, limits, stage)
+        except (MemoryError, RecursionError) as error:
+            message = f"memory limit of the worker ({type(error).__name__})"
+            reply = _verdict(False, TOO_LARGE, message, 0.0) if "gold" in task else _result(None, [], TOO_LARGE, message, 0.0)
+        try:
+            text = json.dumps(reply)
+        except MemoryError:
+            text = json.dumps(_result(None, [], TOO_LARGE, "memory limit of the worker", 0.0))
+        del reply
+        signal.alarm(0)
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,481 @@
+"""Untrusted SQL cannot write, hang, or bring the caller down."""
+
+import hashlib
+import itertools
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data import execute
+from data.execute import Comparison, Executor, rows_match
+
+ROOT = Path(__file__).resolve().parents[1]
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+# one step of SQLite that takes minutes, in which no progress handler is asked
+ONE_LONG_STEP = "SELECT instr(printf('%.*c', 1000000, 'a'), printf('%.*c', 500000, 'a') || 'b')"
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pets") / "pets.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        """
+        CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT, weight REAL);
+        INSERT INTO pet VALUES (1, 'Rex', 12.5), (2, 'Tom', 4), (3, 'Ada', NULL), (4, CAST(x'ff41' AS TEXT), 1);
+        """
+    )
+    connection.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def executor():
+    with Executor(workers=2, seconds=1.0) as pool:
+        yield pool
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A hash of each file below a folder."""
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def run_one(executor: Executor, database: Path, sql: str) -> execute.Result:
+    return executor.run([(database, sql)])[0]
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# what is returned
+
+
+def test_results_come_in_the_order_of_the_jobs(executor, database):
+    results = executor.run([(database, f"SELECT {number}") for number in range(50)])
+    assert [result.rows for result in results] == [[(number,)] for number in range(50)]
+
+
+def test_values_keep_their_types(executor, database):
+    result = run_one(executor, database, "SELECT 1, 1.5, 1e999, 'a', NULL, x'00ff', 9223372036854775807 AS big")
+    assert result.rows == [(1, 1.5, float("inf"), "a", None, b"\x00\xff", 2**63 - 1)]
+    assert result.columns[-1] == "big" and result.error is None
+
+
+def test_a_relative_path_is_the_callers(executor, database, monkeypatch):
+    monkeypatch.chdir(database.parent)
+    assert run_one(executor, Path("pets.sqlite"), "SELECT count(*) FROM pet").rows == [(4,)]
+
+
+def test_a_path_may_hold_what_means_something_in_a_uri(executor, database, tmp_path):
+    folder = tmp_path / "a?mode=rwc#b%41 é"
+    folder.mkdir()
+    (folder / "x.sqlite").write_bytes(database.read_bytes())
+    assert run_one(executor, folder / "x.sqlite", "SELECT count(*) FROM pet").rows == [(4,)]
+
+
+def test_text_that_is_not_utf8_is_decoded(executor, database):
+    assert run_one(executor, database, "SELECT name FROM pet WHERE id = 4").rows == [("\ufffdA",)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("SELEC name FROM pet", execute.PARSE),
+        ("SELECT name FROM", execute.PARSE),
+        ("SELECT 'name FROM pet", execute.PARSE),
+        ("", execute.PARSE),
+        ("-- nothing", execute.PARSE),
+        ("SELECT 1 \0", execute.PARSE),
+        ("SELECT '\ud800'", execute.PARSE),
+        ("SELECT name FROM dog", execute.NO_TABLE),
+        ("SELECT colour FROM pet", execute.NO_COLUMN),
+        ("SELECT name FROM pet WHERE max(weight) > 1", execute.FAILS),
+        ("SELECT soundness(name) FROM pet", execute.FAILS),
+    ],
+)
+def test_errors_have_a_class(executor, database, sql, error):
+    result = run_one(executor, database, sql)
+    assert (result.rows, result.error) == (None, error)
+
+
+# writing
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO pet VALUES (9, 'x', 1)",
+        "WITH w AS (SELECT 9) INSERT INTO pet SELECT 9, 'x', 1 FROM w",
+        "REPLACE INTO pet VALUES (1, 'x', 1)",
+        "UPDATE pet SET name = 'x'",
+        "UPDATE pet SET name = 'x' RETURNING name",
+        "DELETE FROM pet",
+        "DROP TABLE pet",
+        "CREATE TABLE t (x)",
+        "CREATE TEMP TABLE t (x)",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE INDEX i ON pet (name)",
+        "CREATE VIRTUAL TABLE t USING fts5(x)",
+        "ALTER TABLE pet RENAME TO cat",
+        "ATTACH 'other.sqlite' AS other",
+        "ATTACH ':memory:' AS other",
+        "DETACH main",
+        "VACUUM",
+        "VACUUM INTO 'copy.sqlite'",
+        "REINDEX",
+        "ANALYZE",
+        "BEGIN IMMEDIATE",
+        "SAVEPOINT s",
+        "COMMIT",
+        "PRAGMA user_version = 7",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA writable_schema = ON",
+        "PRAGMA hard_heap_limit = 0",
+        "PRAGMA query_only",
+        "SELECT * FROM pragma_table_info('pet')",
+        "SELECT load_extension('/tmp/x.so')",
+        "SELECT LOAD_EXTENSION('/tmp/x.so', 'init')",
+        "SELECT 1; DROP TABLE pet",
+        "SELECT 1; SELECT 2",
+    ],
+)
+def test_anything_but_one_reading_statement_is_refused(executor, database, sql):
+    before = contents(database.parent)
+    assert run_one(executor, database, sql).error == execute.REFUSED
+    assert contents(database.parent) == before
+
+
+def test_a_refused_statement_leaves_no_state_behind(executor, database):
+    for sql in ("BEGIN", "CREATE TEMP TABLE pet (x)", "PRAGMA case_sensitive_like = ON"):
+        executor.run([(database, sql)] * 4)
+    assert run_one(executor, database, "SELECT count(*) FROM pet WHERE name LIKE 'REX'").rows == [(1,)]
+
+
+def test_reading_a_database_in_wal_mode_leaves_its_folder_alone(executor, tmp_path):
+    path = tmp_path / "wal.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE t AS SELECT 5 AS x")
+    connection.commit()
+    connection.close()
+    before = contents(tmp_path)
+    assert run_one(executor, path, "SELECT x FROM t").rows == [(5,)]
+    assert contents(tmp_path) == before
+
+
+# time
+
+
+@pytest.mark.parametrize("sql", [ENDLESS, ONE_LONG_STEP], ids=["endless", "one long step"])
+def test_a_statement_ends_within_a_fifth_of_a_second_of_its_limit(database, sql):
+    seconds = []
+    with Executor(workers=1, seconds=0.5) as pool:
+        for _ in range(3):  # the best of three, since other processes may hold the cores
+            pool.run([(database, "SELECT 1")])
+            start = time.monotonic()
+            assert run_one(pool, database, sql).error == execute.TIMED_OUT
+            seconds.append(time.monotonic() - start)
+            if seconds[-1] < 0.7:
+                break
+    assert 0.5 <= min(seconds) < 0.7
+
+
+def test_rows_without_end_are_stopped_too(database):
+    sql = ENDLESS.replace("count(*)", "x")
+    with Executor(workers=1, seconds=0.3, max_rows=10**9) as pool:
+        assert run_one(pool, database, sql).error in {execute.TIMED_OUT, execute.TOO_LARGE}
+        verdict = pool.compare([Comparison((database,), "SELECT 1", sql, ordered=False)])[0]
+    assert (verdict.match, verdict.error) == (False, execute.TIMED_OUT)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_no_core_is_busy_after_a_statement_was_stopped(database):
+    with Executor(workers=2, seconds=0.3) as pool:
+        pool.run([(database, ENDLESS), (database, ONE_LONG_STEP)])
+        pids = [worker.process.pid for worker in pool._workers]
+        for _ in range(10):  # a new worker may still be starting
+            before = [processor_seconds(pid) for pid in pids]
+            time.sleep(0.3)
+            if [processor_seconds(pid) for pid in pids] == before:
+                return
+    pytest.fail("a worker is busy without a task")
+
+
+def test_a_stopped_statement_does_not_hold_up_the_others(database):
+    jobs = [(database, ENDLESS), *[(database, "SELECT 1")] * 20]
+    with Executor(workers=2, seconds=0.5) as pool:
+        start = time.monotonic()
+        results = pool.run(jobs)
+    assert [result.error for result in results] == [execute.TIMED_OUT, *[None] * 20]
+    assert time.monotonic() - start < 2.5
+
+
+def test_the_comparison_of_rows_has_a_limit_too(database, monkeypatch):
+    worker = ROOT / "data" / "execute.py"
+    slow = worker.read_text().replace("def rows_match(gold", "def rows_match(*_):\n    time.sleep(60)\n\n\ndef _(gold")
+    copy = database.parent.parent / "slow_execute.py"
+    copy.write_text(slow)
+    monkeypatch.setattr(execute, "__file__", str(copy))
+    with Executor(workers=1, seconds=0.3) as pool:
+        verdict = pool.compare([Comparison((database,), "SELECT 1", "SELECT 2", ordered=False)])[0]
+    assert verdict.error == execute.TIMED_OUT
+
+
+# size
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT zeroblob(1000000000)",
+        "SELECT length(zeroblob(1000000000))",
+        "SELECT hex(zeroblob(1000000))",
+        "SELECT randomblob(100000000)",
+        "SELECT replace(printf('%.*c', 1000000, 'a'), 'a', 'aaaaaaaaaa')",
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 300000) SELECT group_concat(x) FROM c",
+        "WITH RECURSIVE c(x) AS (SELECT 'a' UNION ALL SELECT x || x FROM c) SELECT max(length(x)) FROM c",
+        "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+        "SELECT 1" + " + 1" * 4000,
+        "SELECT " + "1, " * 4000 + "1",
+        "SELECT 1" + " UNION SELECT 1" * 1000,
+        "SELECT '" + "x" * 30_000 + "'",
+        "SELECT '" + "x" * 3_000_000 + "'",
+        f"SELECT name FROM pet WHERE name LIKE '{'%a' * 2000}'",
+    ],
+)
+def test_large_values_and_statements_are_refused(executor, database, sql):
+    assert run_one(executor, database, sql).error == execute.TOO_LARGE
+
+
+def test_printf_cannot_make_a_large_value(executor, database):
+    assert run_one(executor, database, "SELECT printf('%.*c', 100000000, 'x')").rows in (None, [(None,)])
+
+
+def test_rows_are_limited(database):
+    with Executor(workers=1, seconds=5, max_rows=1000) as pool:
+        rows = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT {}) SELECT x FROM c"
+        assert len(run_one(pool, database, rows.format(1000)).rows) == 1000
+        assert run_one(pool, database, rows.format(1001)).error == execute.TOO_LARGE
+
+
+def test_the_bytes_of_a_result_are_limited(database):
+    sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT printf('%.*c', 100000, 'x') FROM c"
+    with Executor(workers=1, seconds=5, max_result_bytes=10_000_000) as pool:
+        assert run_one(pool, database, sql).error == execute.TOO_LARGE
+
+
+def test_the_memory_of_a_worker_is_limited(database):
+    sorted_blobs = (
+        "WITH RECURSIVE c(x, y) AS (SELECT 1, randomblob(500000) UNION ALL SELECT x + 1, randomblob(500000) FROM c "
+        "LIMIT 5000) SELECT x FROM c ORDER BY y"  # 2.5 GB, if it were let
+    )
+    with Executor(workers=1, seconds=20, max_memory_bytes=300 << 20) as pool:
+        assert run_one(pool, database, sorted_blobs).error == execute.TOO_LARGE
+        assert run_one(pool, database, "SELECT count(*) FROM pet").rows == [(4,)]
+
+
+# workers and databases
+
+
+def test_a_crash_takes_one_statement_with_it(database):
+    with Executor(workers=1, seconds=5) as pool:
+        pool.run([(database, "SELECT 1")])
+        victim = pool._workers[0].process.pid
+        timer = threading.Timer(0.3, os.kill, (victim, signal.SIGSEGV))
+        timer.start()
+        results = pool.run([(database, ENDLESS), (database, "SELECT 1"), (database, "SELECT 2")])
+        timer.join()
+    assert [result.error for result in results] == [execute.CRASHED, None, None]
+
+
+def test_a_worker_that_dies_between_calls_is_replaced(database):
+    with Executor(workers=1) as pool:
+        for _ in range(3):
+            assert run_one(pool, database, "SELECT 1").rows == [(1,)]
+            pool._workers[0].process.kill()
+            pool._workers[0].process.wait()
+
+
+def test_a_worker_that_cannot_start_is_an_error_of_the_caller(database, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Executor(workers=1) as pool, pytest.raises(RuntimeError, match="does not start"):
+        run_one(pool, database, "SELECT 1")
+
+
+def test_a_gold_query_that_does_not_end_is_named_as_the_gold(database):
+    with Executor(workers=1, seconds=0.3) as pool:
+        for gold in (ENDLESS, ONE_LONG_STEP):
+            verdict = pool.compare([Comparison((database,), gold, "SELECT 1", ordered=False)])[0]
+            assert (verdict.match, verdict.error) == (False, execute.GOLD_FAILS)
+
+
+def test_a_database_that_is_missing_locked_or_broken_is_an_error_result(executor, tmp_path, database):
+    locked, broken, folder = tmp_path / "locked.sqlite", tmp_path / "broken.sqlite", tmp_path / "folder.sqlite"
+    locked.write_bytes(database.read_bytes())
+    broken.write_bytes(b"SQLite format 3\0" + b"\xff" * 4000)
+    folder.mkdir()
+    connection = sqlite3.connect(locked)
+    connection.execute("BEGIN EXCLUSIVE")
+    results = executor.run([(path, "SELECT * FROM pet") for path in (locked, broken, folder, tmp_path / "none.sqlite")])
+    connection.close()
+    assert [result.error for result in results] == [execute.NO_DATABASE] * 4
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_a_database_that_vanishes_during_a_run_fails_its_own_statements_alone(executor, tmp_path, database):
+    copy = tmp_path / "copy.sqlite"
+    copy.write_bytes(database.read_bytes())
+    assert run_one(executor, copy, "SELECT count(*) FROM pet").rows == [(4,)]
+    copy.unlink()
+    jobs = [Comparison((path,), "SELECT 1", "SELECT 1", ordered=False) for path in (copy, database)]
+    assert [verdict.error for verdict in executor.compare(jobs)] == [execute.NO_DATABASE, None]
+
+
+def test_a_comparison_without_a_database_is_refused(executor):
+    with pytest.raises(ValueError, match="at least one database"):
+        executor.compare([Comparison((), "SELECT 1", "SELECT 2", ordered=False)])
+
+
+def test_closing_ends_the_workers_and_a_later_call_starts_new_ones(database):
+    pool = Executor(workers=2)
+    pool.run([(database, "SELECT 1")] * 4)
+    processes = [worker.process for worker in pool._workers]
+    pool.close()
+    assert len(processes) == 2 and all(process.poll() is not None for process in processes)
+    assert run_one(pool, database, "SELECT 2").rows == [(2,)]
+    pool.close()
+
+
+def test_workers_end_when_their_parent_is_killed(database):
+    parent = f"""
+import sys, threading, time
+sys.path.insert(0, {str(ROOT)!r})
+from data.execute import Executor
+pool = Executor(workers=2, seconds=1)
+jobs = [({str(database)!r}, sql) for sql in ({ENDLESS!r}, {ONE_LONG_STEP!r})]
+threading.Thread(target=pool.run, args=(jobs,), daemon=True).start()
+time.sleep(0.5)
+print(*(worker.process.pid for worker in pool._workers), flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    process.kill()
+    process.communicate()
+    assert len(pids) == 2
+    end = time.monotonic() + 5  # the limit, a second, and the worker's start
+    while any(_running(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(_running(pid) for pid in pids)
+
+
+def _running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_do_not_import_the_callers_script_or_packages(database, tmp_path):
+    """A training script without a main guard, whose environment would load torch into every Python."""
+    (tmp_path / "sitecustomize.py").write_text("print('started with site packages')")
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import sys\nprint('script')\nsys.path.insert(0, {str(ROOT)!r})\nfrom data.execute import Executor\n"
+        f"with Executor(workers=2) as pool:\n    print(pool.run([({str(database)!r}, 'SELECT 7')] * 3)[2].rows)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    output = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout.splitlines()
+    assert output == ["started with site packages", "script", "[(7,)]"]
+
+
+# comparing rows
+
+
+def by_definition(gold: list[tuple], predicted: list[tuple], ordered: bool) -> bool:
+    """The same rows under some order of the columns, by trying all orders."""
+    if len(gold) != len(predicted) or gold and len(gold[0]) != len(predicted[0]):
+        return False
+    if not gold:
+        return True
+    for order in itertools.permutations(range(len(gold[0]))):
+        rows = [tuple(row[column] for column in order) for row in predicted]
+        if rows == gold if ordered else Counter(rows) == Counter(gold):
+            return True
+    return False
+
+
+def test_rows_match_by_definition():
+    rng = random.Random(7)
+    outcomes = Counter()
+    for _ in range(3000):
+        height, width = rng.randrange(5), rng.randrange(1, 5)
+        gold = [tuple(rng.randrange(2) for _ in range(width)) for _ in range(height)]
+        order = rng.sample(range(width), width)
+        predicted = [tuple(row[column] for column in order) for row in gold]
+        if rng.random() < 0.5:
+            rng.shuffle(predicted)
+        if predicted and rng.random() < 0.5:  # two values change places: the columns keep what they hold
+            one, other, column = rng.randrange(height), rng.randrange(height), rng.randrange(width)
+            swapped = [list(row) for row in predicted]
+            swapped[one][column], swapped[other][column] = swapped[other][column], swapped[one][column]
+            predicted = [tuple(row) for row in swapped]
+        ordered = rng.random() < 0.5
+        expected = by_definition(gold, predicted, ordered)
+        outcomes[expected] += 1
+        assert rows_match(gold, predicted, ordered) == expected, (gold, predicted, ordered)
+    assert min(outcomes.values()) > 300
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "ordered", "expected"),
+    [
+        ([(1, "a"), (2, "b")], [("b", 2), ("a", 1)], False, True),
+        ([(1, "a"), (2, "b")], [("b", 2), ("a", 1)], True, False),
+        ([(1,), (1,), (2,)], [(1,), (2,), (2,)], False, False),
+        ([(1,)], [(1.0,)], False, True),
+        ([(1,)], [("1",)], False, False),
+        ([(None,)], [(0,)], False, False),
+        ([], [], True, True),
+        ([(1, 2)], [(1,)], False, False),
+        ([(1, 2), (2, 1)], [(1, 1), (2, 2)], False, False),  # each column alone agrees, the rows do not
+    ],
+)
+def test_rows_match_cases(gold, predicted, ordered, expected):
+    assert rows_match(gold, predicted, ordered) is expected
+
+
+@pytest.mark.parametrize("kind", ["equal columns", "unit matrix", "random bits", "swapped bits"])
+def test_wide_results_are_compared_without_trying_all_orders(kind):
+    rng, width = random.Random(3), 16
+    if kind == "equal columns":
+        gold = [(number,) * width for number in range(40)]
+    elif kind == "unit matrix":
+        gold = [tuple(int(row == column) for column in range(width)) for row in range(width)]
+    else:
+        gold = [tuple(rng.randrange(2) for _ in range(width)) for _ in range(60)]
+    order = rng.sample(range(width), width)
+    predicted = [tuple(row[column] for column in order) for row in gold]
+    rng.shuffle(predicted)
+    start = time.monotonic()
+    if kind == "swapped bits":
+        # exchange two columns in half of the rows: all counts of a single column stay close to the gold's
+        predicted = [(b, a, *rest) if i % 2 else (a, b, *rest) for i, (a, b, *rest) in enumerate(predicted)]
+        assert not rows_match(gold, predicted, ordered=False)
+    else:
+        assert rows_match(gold, predicted, ordered=False)
+        assert not rows_match(gold, [*predicted[:-1], predicted[0]], ordered=False)
+    assert time.monotonic() - start < 5
