@@ -1,0 +1,115 @@
+-- Beekeepers, their hives and the honey taken from each hive.
+
+CREATE TABLE beekeeper (
+  beekeeper_id INTEGER PRIMARY KEY,
+  name TEXT,
+  village TEXT,
+  age INTEGER,
+  experience INTEGER
+);
+
+CREATE TABLE hive (
+  hive_id INTEGER PRIMARY KEY,
+  label TEXT,
+  breed TEXT,
+  frames INTEGER,
+  beekeeper_id INTEGER,
+  FOREIGN KEY (beekeeper_id) REFERENCES beekeeper (beekeeper_id)
+);
+
+CREATE TABLE harvest (
+  harvest_id INTEGER PRIMARY KEY,
+  hive_id INTEGER,
+  flower TEXT,
+  year INTEGER,
+  kilos INTEGER,
+  FOREIGN KEY (hive_id) REFERENCES hive (hive_id)
+);
+
+INSERT INTO beekeeper (beekeeper_id, name, village, age, experience) VALUES
+  (1, 'Pia Rossi', 'Ashby', 26, 27),
+  (2, 'Kofi Mensah', 'Denholm', 43, 8),
+  (3, 'Cyril Noel', 'Ashby', 66, 14),
+  (4, 'Dan Okafor', 'Ashby', 48, 25),
+  (5, 'Karin Stahl', 'Ashby', 47, 12),
+  (6, 'Jada Cole', 'Brook', 45, 32),
+  (7, 'Luca Bruni', 'Brook', 52, 35),
+  (8, 'Pavel Horak', 'Brook', 34, 10),
+  (9, 'Elif Demir', 'Brook', 30, 29),
+  (10, 'Arlo Finch', 'Denholm', 24, 26),
+  (11, 'Niko Laine', 'Copley', 29, 33),
+  (12, 'Finn Morrow', 'Copley', 41, 3),
+  (13, 'Cara Quist', 'Ashby', 62, 2),
+  (14, 'Bela Toth', 'Ashby', 46, 16);
+
+INSERT INTO hive (hive_id, label, breed, frames, beekeeper_id) VALUES
+  (1, 'Acorn', 'Carniolan', 20, 2),
+  (2, 'Basil', 'Carniolan', 10, 6),
+  (3, 'Cedar', 'Buckfast', 10, 5),
+  (4, 'Daisy', 'Carniolan', 6, 12),
+  (5, 'Elder', 'Italian', 17, 9),
+  (6, 'Fennel', 'Buckfast', 18, 7),
+  (7, 'Ginger', 'Italian', 15, 7),
+  (8, 'Holly', 'Italian', 20, 7),
+  (9, 'Iris', 'Italian', 18, 4),
+  (10, 'Jasmine', 'Buckfast', 16, 4),
+  (11, 'Kale', 'Buckfast', 7, 14),
+  (12, 'Lilac', 'Carniolan', 6, 11),
+  (13, 'Maple', 'Buckfast', 19, 6),
+  (14, 'Nutmeg', 'Carniolan', 9, 1),
+  (15, 'Olive', 'Buckfast', 7, 13),
+  (16, 'Poppy', 'Italian', 13, 9),
+  (17, 'Quince', 'Carniolan', 17, 4),
+  (18, 'Rowan', 'Buckfast', 13, 9),
+  (19, 'Sage', 'Carniolan', 18, 7),
+  (20, 'Tulip', 'Buckfast', 12, 9),
+  (21, 'Violet', 'Buckfast', 18, 8),
+  (22, 'Willow', 'Carniolan', 10, 1),
+  (23, 'Yarrow', 'Carniolan', 20, 4),
+  (24, 'Zinnia', 'Carniolan', 12, 5);
+
+INSERT INTO harvest (harvest_id, hive_id, flower, year, kilos) VALUES
+  (1, 13, 'heather', 2022, 15),
+  (2, 15, 'acacia', 2022, 17),
+  (3, 10, 'acacia', 2019, 6),
+  (4, 8, 'linden', 2016, 29),
+  (5, 12, 'heather', 2022, 37),
+  (6, 13, 'clover', 2018, 14),
+  (7, 6, 'clover', 2022, 28),
+  (8, 3, 'clover', 2017, 26),
+  (9, 24, 'heather', 2017, 11),
+  (10, 11, 'heather', 2022, 13),
+  (11, 6, 'linden', 2021, 19),
+  (12, 22, 'clover', 2023, 16),
+  (13, 7, 'linden', 2018, 6),
+  (14, 5, 'clover', 2018, 6),
+  (15, 16, 'linden', 2016, 24),
+  (16, 4, 'clover', 2016, 11),
+  (17, 13, 'clover', 2018, 28),
+  (18, 1, 'heather', 2022, 33),
+  (19, 14, 'clover', 2017, 23),
+  (20, 3, 'linden', 2021, 30),
+  (21, 18, 'clover', 2018, 23),
+  (22, 6, 'clover', 2018, 19),
+  (23, 5, 'heather', 2021, 31),
+  (24, 5, 'clover', 2020, 28),
+  (25, 8, 'acacia', 2018, 27),
+  (26, 4, 'heather', 2018, 32),
+  (27, 6, 'heather', 2017, 36),
+  (28, 10, 'heather', 2017, 32),
+  (29, 11, 'heather', 2022, 15),
+  (30, 14, 'acacia', 2023, 5),
+  (31, 4, 'heather', 2019, 4),
+  (32, 8, 'heather', 2020, 35),
+  (33, 6, 'clover', 2018, 33),
+  (34, 23, 'clover', 2016, 19),
+  (35, 12, 'acacia', 2023, 32),
+  (36, 15, 'acacia', 2021, 33),
+  (37, 15, 'acacia', 2016, 15),
+  (38, 14, 'linden', 2022, 34),
+  (39, 19, 'clover', 2017, 29),
+  (40, 10, 'clover', 2018, 10),
+  (41, 15, 'heather', 2019, 8),
+  (42, 12, 'clover', 2022, 12),
+  (43, 20, 'heather', 2019, 26),
+  (44, 10, 'linden', 2023, 31);

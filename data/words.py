@@ -1,0 +1,38 @@
+"""A small tokenizer made from the benchmark itself, for models that have no vocabulary of their own."""
+
+from collections import Counter
+from math import log
+from typing import TYPE_CHECKING
+
+from data.prompt import prompt, target
+from data.spider import Benchmark
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# one piece each, where it is frequent: a line of the schema, a word, any other character; "▁" stands for a space
+WORDS = "▁?(?:Table▁[^]]*]|(?:foreign|primary)▁key:[^]]*]|\\w+|[^\\w▁])"
+
+
+def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", size: int = 1900) -> "Tokenizer":
+    """A Unigram model of the `size` most frequent words of the training split, and of characters.
+
+    `special` are its first pieces, the last of them the unknown one; no piece holds a character of `lacking`. Whole lines
+    of schema as pieces keep the prompts of a small benchmark short enough for training on a CPU.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(Regex(r"\s+"), "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
+    tokenizer.decoder = decoders.Metaspace()
+    counts: Counter[str] = Counter()
+    for example in benchmark.splits["train"]:
+        for text in (prompt(example.question, benchmark.schemas[example.db_id]), target(example.sql)):
+            normal = tokenizer.normalizer.normalize_str(text)
+            counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    pieces = dict.fromkeys(sorted({character for word in counts for character in word}), -20.0)  # rarer than any word
+    pieces |= {word: log(count / counts.total()) for word, count in counts.most_common(size)}
+    known = [(piece, score) for piece, score in pieces.items() if not set(piece) & set(lacking)]
+    tokenizer.model = models.Unigram([*((name, 0.0) for name in special), *known], unk_id=len(special) - 1)
+    return tokenizer
