@@ -1,0 +1,483 @@
+"""Fine-tune google/flan-t5-base on Spider with 4-bit QLoRA, and score it by running the SQL it writes.
+
+    python3 flan_t5_base.py --tiny                  no GPU: a small random model on the embedded sample, a few minutes
+    python3 flan_t5_base.py                         every visible GPU, one 4-bit replica each, on data/spider
+    python3 flan_t5_base.py --random_weights        the real size, nothing downloaded: does it fit, how fast is it
+    python3 flan_t5_base.py --resume                goes on from the last checkpoint in runs/flan_t5_base
+    python3 flan_t5_base.py --eval_only --model runs/flan_t5_base        scores the best checkpoint of a run
+
+A run leaves runs/flan_t5_base: result.json, predictions.jsonl, log.jsonl, args.json, the checkpoints best/ and last/.
+"""
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import bitsandbytes as bnb
+import torch
+import torch.distributed.run
+import tyro
+from accelerate import Accelerator, init_empty_weights
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object, set_seed
+from accelerate.utils.memory import should_reduce_batch_size
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast, T5Config
+from transformers.integrations import replace_with_bnb_linear
+from transformers.models.t5.modeling_t5 import T5PreTrainedModel
+
+from data import sample, spider
+from data.batches import describe, micro_batches
+from data.cache import encoded
+from data.errors import UserError, exit_on_user_error
+from data.prompt import clean_sql, fit, prompt, target
+from data.run import RunFolder, base_of, check_options, checkpoint_of, read_object, recover, replace_folder
+from data.score import score, totals
+from data.words import word_tokenizer
+
+SCRIPT = Path(__file__).stem
+
+# ----------------------------------------------------------------------------------------------------------- options
+
+
+@dataclass
+class Args:
+    model: str = "google/flan-t5-base"  # hub id, a model's directory, or a run folder or checkpoint of this script
+    tiny: bool = False  # a small random model on the sample, for a machine with no GPU; other defaults: TINY below
+    random_weights: bool = False  # the real size from its configuration, nothing downloaded
+    data: str = "data/spider"  # a directory in Spider's layout, or `sample`
+    train_others: bool = False  # train on train_others.json too
+    out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
+    processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
+    epochs: int = 10  # passes over the training examples
+    max_updates: int = 0  # stop after so many optimiser steps; 0: when the epochs are over
+    batch_size: int = 36  # examples a GPU and forward pass, the published table's
+    grad_accum: int = 1  # forward passes an update
+    eval_batch_size: int = 16  # the published table's; halved where it does not fit
+    learning_rate: float = 3e-4  # peak
+    warmup: float = 0.03  # share of the updates; then linear decay to 0
+    max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 8 % of Spider's
+    max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
+    num_beams: int = 1  # 1: greedy
+    lora_rank: int = 350  # 148 M weights, the published table's 50 % of the stored ones
+    lora_alpha: int = 350  # equal to the rank: LoRA's update is not scaled down
+    lora_dropout: float = 0.05  # on the input of the LoRA layers
+    lora_targets: str = "all-linear"  # or names of layers, comma between: q,v
+    gradient_checkpointing: bool = False  # recompute activations: less memory, slower
+    eval_every: int = 500  # updates between evaluations; 0: only at the end
+    eval_examples: int = 0  # dev examples, evenly spaced, for evaluations before the last; 0: all
+    save_every: int = 500  # updates between checkpoints; 0: only at the end
+    resume: bool = False  # go on from the last checkpoint in --out
+    eval_only: bool = False  # score --model on dev and stop
+    seed: int = 0  # of random weights, dropout and the order of examples
+
+
+# what --tiny changes: the same code, at a size for two CPU cores and five minutes
+TINY = dict(data="sample", epochs=5, batch_size=16, eval_batch_size=64, learning_rate=2e-3, lora_rank=64, lora_alpha=16,
+            lora_dropout=0.0, max_input_tokens=512, max_output_tokens=96, eval_every=1000, eval_examples=50)  # fmt: skip
+
+
+def parse() -> Args:
+    """The options. Raises UserError for one that is out of range."""
+    args = tyro.cli(Args, description=__doc__, default=replace(Args(), **TINY) if "--tiny" in sys.argv else Args())
+    check_options(asdict(args))
+    if args.eval_only and args.out == Args.out:
+        args.out += "-eval"  # the training run keeps its place
+    return args
+
+
+# ------------------------------------------------------------------------------------------------------------ set-up
+
+
+def launch(processes: int) -> None:
+    """Run this script in so many processes (0: one a visible GPU) and exit with their code; return where one will do."""
+    gpus = torch.cuda.device_count()
+    processes = processes or max(1, gpus)
+    if "LOCAL_RANK" in os.environ or processes == 1:
+        return
+    if gpus and processes > gpus:
+        raise UserError(f"--processes {processes} is out of range: each needs a GPU of its own, and {gpus} are visible")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    try:
+        torch.distributed.run.main(["--standalone", f"--nproc_per_node={processes}", *sys.argv])
+    except ChildFailedError as error:  # a rank has said why
+        sys.exit(max(1, *(failure.exitcode for failure in error.failures.values())))
+    sys.exit(0)
+
+
+# ------------------------------------------------------------------------------------------------------------ tokens
+
+MISSING = "<{}\\^~`"  # characters of SQL that T5's vocabulary lacks: it would write `age <= 30` as `age = 30`
+PIECES = [space + character for character in MISSING for space in ("", "▁")]  # within a word, and at its start
+
+
+def load_tokenizer(args: Args, benchmark: spider.Benchmark) -> PreTrainedTokenizerFast:
+    """The tokenizer of --model, or one trained on the benchmark, with the pieces that T5 lacks."""
+    checkpoint = checkpoint_of(args.model)
+    try:
+        small = args.tiny and not checkpoint
+        tokenizer = small_tokenizer(benchmark) if small else from_hub(AutoTokenizer, checkpoint or args.model)
+    except UserError:
+        if not args.random_weights:
+            raise
+        print("no tokenizer at hand: a small one stands in, and numbers of tokens differ from the real one's")
+        tokenizer = small_tokenizer(benchmark)
+    tokenizer.model_max_length = int(1e9)  # T5's positions are relative: this script's options are the limits
+    # into the vocabulary itself: after an added token, T5's decoder would write a space that was not there
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = spec["model"]["vocab"]
+    known, lowest = {piece for piece, _ in vocabulary}, min(score for _, score in vocabulary)
+    vocabulary += [[piece, lowest] for piece in PIECES if piece not in known]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(spec))
+    return tokenizer
+
+
+def small_tokenizer(benchmark: spider.Benchmark) -> PreTrainedTokenizerFast:
+    """A tokenizer of T5's kind with the same gaps, made on the spot."""
+    tokenizer = word_tokenizer(benchmark, special=["<pad>", "</s>", "<unk>"], lacking=MISSING)
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: PreTrainedTokenizerFast, limit: int) -> dict:
+    """Examples -> input_ids (prompt, end) of at most `limit` tokens, labels (SQL, end), and whether schema was left out."""
+    pairs = [(question, schemas[db_id]) for question, db_id in zip(rows["question"], rows["db_id"])]
+    inputs = tokenizer([prompt(*pair) for pair in pairs]).input_ids
+    shortened = [len(ids) > limit for ids in inputs]
+    for i in [i for i, long in enumerate(shortened) if long]:
+        inputs[i] = tokenizer(fit(*pairs[i], limit, lambda text: len(tokenizer(text).input_ids))[0]).input_ids
+    return dict(input_ids=inputs, labels=tokenizer([target(sql) for sql in rows["sql"]]).input_ids, shortened=shortened)
+
+
+def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
+    """Examples -> input_ids, attention_mask, labels, each (examples, longest); padding is masked by length, not by id."""
+    ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
+
+    def padded(sequences: list[list[int]], filler: int) -> torch.Tensor:
+        longest = max(map(len, sequences))
+        return torch.tensor([sequence + [filler] * (longest - len(sequence)) for sequence in sequences])
+
+    mask = padded([[1] * len(sequence) for sequence in ids], 0)
+    return dict(input_ids=padded(ids, pad), attention_mask=mask, labels=padded(labels, -100))
+
+
+# ------------------------------------------------------------------------------------------------------------- model
+
+# google/flan-t5-base; its output layer is a matrix of its own
+CONFIG = dict(vocab_size=32128, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12, dropout_rate=0.1,
+              feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0)  # fmt: skip
+TINY_CONFIG = CONFIG | dict(vocab_size=2048, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0)
+MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
+
+
+def from_hub(auto: type, source: str | Path):
+    """A configuration or tokenizer from a directory or the hub. Raises UserError where it is not to be had."""
+    try:
+        return auto.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        remedy = "name a model's directory with --model DIR, or use --tiny or --random_weights"
+        raise UserError(f"the model {source} can be neither found nor downloaded: {remedy} ({error})") from None
+
+
+def load_config(base: dict) -> T5Config:
+    """The architecture. Raises UserError where this script does not train it, or this machine cannot."""
+    gpu = torch.cuda.is_available()
+    if gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one, or --tiny")
+    if base["tiny"] or base["random_weights"]:
+        config = T5Config(**(TINY_CONFIG if base["tiny"] else CONFIG))
+    elif gpu or Path(base["model"]).is_dir():
+        config = from_hub(AutoConfig, base["model"])
+        if config.model_type != "t5":
+            raise UserError(f"the model {base['model']} is of the type {config.model_type}: {SCRIPT}.py trains t5")
+    if not gpu and (config is None or sum(p.numel() for p in skeleton(config).parameters()) > MAX_CPU_PARAMETERS):
+        raise UserError(f"{base['model']} needs a GPU and none is visible: use a machine with one, or --tiny on this one")
+    return config
+
+
+def quantization() -> BitsAndBytesConfig:
+    """NF4 with double quantisation, bf16 compute on a GPU and float32 on a CPU, where that is faster."""
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    # T5 casts activations to the type that its `wo` is stored in: packed into bytes it would round them to whole numbers
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_storage=dtype)  # fmt: skip
+
+
+def skeleton(config: T5Config) -> torch.nn.Module:
+    """The model with its linear layers in 4 bits and no memory for its weights (meta device)."""
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForSeq2SeqLM.from_config(config, dtype=quantization().bnb_4bit_compute_dtype)
+    if not config.scale_decoder_outputs:  # T5 1.1 and Flan: transformers ties the output layer where no checkpoint unties it
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    return replace_with_bnb_linear(model, ["lm_head"], quantization())
+
+
+def random_model(config: T5Config, seed: int, device: torch.device) -> torch.nn.Module:
+    """Random weights, drawn and quantised on `device` one layer at a time."""
+    model, generator = skeleton(config), torch.Generator(device).manual_seed(seed)
+    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied weights stay tied
+    for path, module in model.named_modules():
+        for name, empty in list(module.named_parameters(recurse=False)):
+            if empty not in made:
+                weight = torch.ones(empty.shape, device=device, dtype=quantization().bnb_4bit_compute_dtype)
+                if weight.dim() == 2:
+                    std = 1.0 if isinstance(module, torch.nn.Embedding) else weight.shape[1] ** -0.5
+                    std *= config.d_kv**-0.5 if path.endswith(".q") else 1.0  # T5 does not scale its attention scores
+                    weight.normal_(0, std, generator=generator)
+                if isinstance(module, bnb.nn.Linear4bit):
+                    how = dict(quant_type="nf4", compress_statistics=True, quant_storage=weight.dtype, module=module)
+                    made[empty] = bnb.nn.Params4bit(weight, requires_grad=False, **how).to(device)
+                else:
+                    made[empty] = torch.nn.Parameter(weight, requires_grad=False)
+            setattr(module, name, made[empty])
+    # the output layer starts as the embeddings, so that words of the question are easy to copy
+    model.lm_head.weight.data.copy_(model.get_input_embeddings().weight * config.d_model**-0.5)
+    model.is_loaded_in_4bit = True
+    return model
+
+
+def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> PeftModel:
+    """The 4-bit base with its LoRA, new or from the checkpoint that --model names."""
+    if base["tiny"] or base["random_weights"]:
+        model = random_model(config, base["seed"], device)
+    else:
+        T5PreTrainedModel._keep_in_fp32_modules = None  # `wo` in 4 bits too: it was kept out of them for fp16's sake
+        how = dict(quantization_config=quantization(), dtype=quantization().bnb_4bit_compute_dtype, device_map={"": device})
+        model = AutoModelForSeq2SeqLM.from_pretrained(base["model"], config=config, **how)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(f"{base['model']} has fewer embeddings than its tokenizer has pieces: name a whole model")
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            # else bitsandbytes repacks the weights at the first evaluation, and training after it loses its gradient
+            module.support_avx512bf16_for_cpu = False
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if checkpoint := checkpoint_of(args.model):
+        return PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
+    return add_lora(model, args, tokenizer)
+
+
+def add_lora(model: torch.nn.Module, args: Args, tokenizer: PreTrainedTokenizerFast) -> PeftModel:
+    """LoRA on --lora_targets, and the rows of the pieces that T5 lacked. Raises UserError for targets that are not there."""
+    linear = {path.split(".")[-1] for path, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
+    targets = args.lora_targets if args.lora_targets == "all-linear" else args.lora_targets.split(",")
+    if targets != "all-linear" and not set(targets) <= linear:
+        raise UserError(f"--lora_targets {args.lora_targets}: the model has {','.join(sorted(linear))}, or all-linear")
+    model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
+    pieces, kin = tokenizer.convert_tokens_to_ids(PIECES), tokenizer.convert_tokens_to_ids([">", "▁>"])
+    for matrix in (model.get_input_embeddings().weight, model.lm_head.weight):
+        matrix.data[pieces] = matrix.data[kin].repeat(len(MISSING), 1)  # a better start than rows that nothing has trained
+    if args.tiny:
+        pieces = list(range(len(tokenizer)))  # here nothing has trained any row
+    return get_peft_model(model, LoraConfig(
+        task_type="SEQ_2_SEQ_LM", r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout,
+        target_modules=targets, trainable_token_indices=dict.fromkeys(["embed_tokens", "lm_head"], pieces),
+    ))  # fmt: skip
+
+
+def count_parameters(model: torch.nn.Module) -> dict:
+    """All and trainable weights, and the trainable share: of all, and with 4-bit weights counted as stored, two a byte."""
+    total = trainable = packed = 0
+    for weight in model.parameters():
+        state = getattr(weight, "quant_state", None)
+        count = state.shape.numel() if state else weight.numel()
+        total += count
+        trainable += count if weight.requires_grad else 0
+        packed += count // 2 if isinstance(weight, bnb.nn.Params4bit) else count
+    return dict(parameters=total, trainable_parameters=trainable, trainable_percent=100 * trainable / total,
+                trainable_percent_packed=100 * trainable / packed)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+@torch.inference_mode()
+def generate(model: PeftModel, tokenizer: PreTrainedTokenizerFast, examples: Dataset, args: Args, accelerator: Accelerator):
+    """The SQL for each example, in their order: every rank answers its share, longest prompts first, and gets all of it."""
+    lengths = [len(ids) for ids in examples["input_ids"]]
+    mine = sorted(range(len(examples)), key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
+    answers, size = [], args.eval_batch_size
+    bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
+    while len(answers) < len(mine):
+        chosen = mine[len(answers) : len(answers) + size]
+        batch = collate([examples[i] for i in chosen], tokenizer.pad_token_id)
+        inputs = {key: batch[key].to(accelerator.device) for key in ("input_ids", "attention_mask")}
+        try:
+            with accelerator.autocast():
+                how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
+                written = model.generate(**inputs, **how)
+        except RuntimeError as error:
+            if size == 1 or not should_reduce_batch_size(error):
+                raise
+            size //= 2
+            print(f"an evaluation batch does not fit the memory: going on with {size} examples a batch")
+            continue
+        answers += zip(chosen, map(clean_sql, tokenizer.batch_decode(written, skip_special_tokens=True)))
+        bar.update(len(chosen))
+    return [sql for _, sql in sorted(gather_object(answers))]
+
+
+def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator):
+    """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank."""
+    model.eval()
+    start = time.perf_counter()
+    predicted = generate(accelerator.unwrap_model(model), tokenizer, dev, args, accelerator)
+    seconds = time.perf_counter() - start
+    examples = [benchmark.splits["dev"][i] for i in dev["index"]]
+    main = accelerator.is_main_process
+    rows = score(benchmark, "dev", predicted, examples, progress=sys.stderr.isatty()) if main else None
+    (rows,) = broadcast_object_list([rows])
+    model.train()
+    return rows, totals(rows) | dict(eval_seconds=seconds, eval_examples_per_second=len(rows) / seconds)
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoint
+
+
+def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, state: dict, resumable: bool) -> None:
+    """Save adapter, tokenizer and, where `resumable`, the optimiser beside `folder`, and put them in its place at once."""
+    aside = folder.with_name(folder.name + ".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+        accelerator.unwrap_model(model).save_pretrained(aside, save_embedding_layers=False)
+        tokenizer.save_pretrained(aside)
+        (aside / "checkpoint.json").write_text(json.dumps(dict(script=SCRIPT, base=base, state=state), indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    if resumable:
+        accelerator.save_state(str(aside / "resume"))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        replace_folder(aside, folder)
+    accelerator.wait_for_everyone()
+
+
+def load(accelerator: Accelerator, model, folder: Path) -> dict:
+    """Restore adapter, optimiser and random states from `folder` -> the state of the loop."""
+    state = read_object(folder / "checkpoint.json", "there is nothing to resume: start without --resume")["state"]
+    set_peft_model_state_dict(accelerator.unwrap_model(model), load_peft_weights(folder, device=str(accelerator.device)))
+    accelerator.load_state(str(folder / "resume"))
+    return state
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def learning_rate(args: Args, update: int, total: int) -> float:
+    """Linear warm-up, then linear decay to 0."""
+    warmup = max(1, round(args.warmup * total))
+    return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
+
+
+def main() -> None:
+    args = parse()
+    # what a user can get wrong is found here, once, before any process or model is started
+    benchmark = spider.load(sample.build() if args.data == "sample" else args.data, train_others=args.train_others)
+    base = base_of(asdict(args), SCRIPT)
+    config, tokenizer = load_config(base), load_tokenizer(args, benchmark)
+    launch(args.processes)
+
+    gpu = torch.cuda.is_available()
+    accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
+    accelerator = Accelerator(mixed_precision="bf16" if gpu else "no", gradient_accumulation_plugin=accumulation)
+    ranks, device = accelerator.num_processes, accelerator.device
+    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
+    folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process)
+    folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
+
+    with accelerator.main_process_first():
+        train, dev = (encoded(benchmark.splits[split], benchmark.schemas, encode, tokenizer, args.max_input_tokens)
+                      for split in ("train", "dev"))  # fmt: skip
+    inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
+    per_update = args.batch_size * args.grad_accum * ranks
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in train["labels"])
+    accelerator.print(f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema, {unknown} unknown "
+                      f"tokens in SQL | {describe(inputs, answers, per_update, args.batch_size, args.seed)}\n"
+                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}")  # fmt: skip
+
+    set_seed(args.seed)  # the same adapter on every rank
+    model = load_model(args, base, config, tokenizer, device)
+    counts = count_parameters(model)
+    accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
+                      f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
+    set_seed(args.seed, device_specific=True)  # dropout differs
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
+    model, optimizer = accelerator.prepare(model, adamw(trainable, lr=args.learning_rate, weight_decay=0.0))
+    # the frozen base stays out of checkpoints: its quantised weights could not be loaded back
+    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+
+    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-len(train) // per_update)
+    state = dict(update=0, best=-1.0, train_seconds=0.0, train_tokens=0, examples_seen=0)
+    if args.resume:
+        recover(folder.path / "last")
+        state = load(accelerator, model, folder.path / "last")
+    start = state["update"]
+    share = (args.batch_size, args.grad_accum, ranks, accelerator.process_index)
+    micro = list(micro_batches(inputs, *share, args.seed, start, total))
+    collate_train = partial(collate, pad=tokenizer.pad_token_id)
+    loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
+    some = range(0, len(dev), -(-len(dev) // args.eval_examples) if args.eval_examples else 1)
+    model.train()
+
+    for update in range(start, total + 1):
+        last = update == total
+        # once in a while, and at the end: evaluate, and keep the best
+        if last or (args.eval_every and update % args.eval_every == 0 and not (args.resume and update == start)):
+            rows, figures = evaluate(model, tokenizer, benchmark, dev if last else dev.select(some), args, accelerator)
+            folder.log_evaluation(update, total, rows, figures)
+            accuracy = totals([rows[i] for i in some] if last else rows)["execution_accuracy"]
+            if accuracy > state["best"] and not args.eval_only:
+                state["best"] = accuracy
+                save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
+        # once in a while, and at the end: save
+        if (last and not args.eval_only) or (args.save_every and update % args.save_every == 0 and update > start):
+            save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
+        if last:
+            break
+
+        # ---- one update
+        began = time.perf_counter()
+        whole = micro[(update - start) * args.grad_accum][1]
+        answer_tokens = sum(answers[i] for i in whole)
+        rate = learning_rate(args, update, total)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss_sum = torch.zeros((), device=device)
+        for _ in range(args.grad_accum):
+            batch = {name: tensor.to(device) for name, tensor in next(loader).items()}
+            with accelerator.accumulate(model):
+                loss = model(**batch).loss.float() * (batch["labels"] != -100).sum()
+                # each answer token of the update counts the same; accelerate averages over micro-batches and ranks
+                accelerator.backward(loss * (args.grad_accum * ranks / answer_tokens))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(trainable, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            loss_sum += loss.detach()
+        loss = accelerator.reduce(loss_sum).item() / answer_tokens
+        seconds = time.perf_counter() - began
+        # ----
+        if loss != loss:
+            raise UserError(f"the loss is NaN at update {update}, learning rate {rate:.1e}: {folder.path}/last holds the last "
+                            "good checkpoint; --resume from it with a lower --learning_rate")  # fmt: skip
+        state = folder.log_update(state, total, loss, rate, seconds, answer_tokens + sum(inputs[i] for i in whole), per_update)
+
+    memory = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, max(gather_object([memory])), state, figures)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
