@@ -3,33 +3,52 @@
 import random
 from collections.abc import Iterator, Sequence
 
-WINDOW = 32  # updates whose examples are sorted together: under 10 % padding on Spider, and still shuffled
+WINDOW = 128  # updates whose examples are sorted together by their prompts
+GROUP = 4  # of these, neighbours that are sorted together by their answers: under 10 % padding on Spider
 
 
-def epoch_updates(lengths: Sequence[int], examples_per_update: int, seed: int, epoch: int) -> list[list[int]]:
-    """One epoch as lists of `examples_per_update` indices into `lengths` (tokens), each sorted from longest to shortest.
+def epoch_updates(
+    prompts: Sequence[int], examples_per_update: int, seed: int, epoch: int, answers: Sequence[int] | None = None
+) -> list[list[int]]:
+    """One epoch as lists of `examples_per_update` indices, longest prompt first; lengths are in tokens.
 
-    Examples are shuffled, cut into windows, sorted by length within a window and cut into updates, whose order is then
-    shuffled. The last update is filled up from the beginning of the shuffled order, so that every one has its full size
-    and every example is seen.
+    Examples are shuffled, cut into windows, and sorted by prompt within a window; where answers are padded on their own
+    (`answers`), groups of a few updates are then sorted by answer. The updates so cut are shuffled. The last is filled up
+    from the beginning of the shuffled order, so that every one has its full size and every example is seen.
     """
     rng = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
+    order = list(range(len(prompts)))
     rng.shuffle(order)
     while len(order) % examples_per_update:
         order += order[: examples_per_update - len(order) % examples_per_update]
-    updates = []
-    window = WINDOW * examples_per_update
-    for start in range(0, len(order), window):
-        # equal lengths stay shuffled: the sort is stable
-        ordered = sorted(order[start : start + window], key=lambda index: -lengths[index])
-        updates += [ordered[i : i + examples_per_update] for i in range(0, len(ordered), examples_per_update)]
+    # equal lengths stay shuffled: the sort is stable
+    # never an epoch as a whole, else the same examples would meet in each
+    window = min(WINDOW, max(1, 2 * len(order) // (3 * examples_per_update)))
+    order = _sorted_within(order, window * examples_per_update, prompts)
+    if answers is not None:
+        order = _sorted_within(order, GROUP * examples_per_update, answers)
+    order = _sorted_within(order, examples_per_update, prompts)
+    updates = [order[i : i + examples_per_update] for i in range(0, len(order), examples_per_update)]
     rng.shuffle(updates)
     return updates
 
 
+def _sorted_within(order: list[int], span: int, lengths: Sequence[int]) -> list[int]:
+    """`order` with each run of `span` indices sorted by length, longest first."""
+    runs = (order[start : start + span] for start in range(0, len(order), span))
+    return [index for run in runs for index in sorted(run, key=lambda index: -lengths[index])]
+
+
 def micro_batches(
-    lengths: Sequence[int], micro: int, grad_accum: int, ranks: int, rank: int, seed: int, start: int, stop: int
+    prompts: Sequence[int],
+    micro: int,
+    grad_accum: int,
+    ranks: int,
+    rank: int,
+    seed: int,
+    start: int,
+    stop: int,
+    answers: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], list[int]]]:
     """For each micro-batch of updates `start` to `stop` - 1 on one rank: its indices, and those of its whole update.
 
@@ -37,10 +56,10 @@ def micro_batches(
     batch of 8 see the same updates. Ranks get neighbours in length, and wait little for each other.
     """
     size = micro * grad_accum * ranks
-    updates_per_epoch = -(-len(lengths) // size)
+    updates_per_epoch = -(-len(prompts) // size)
     for update in range(start, stop):
         if update == start or update % updates_per_epoch == 0:
-            updates = epoch_updates(lengths, size, seed, update // updates_per_epoch)
+            updates = epoch_updates(prompts, size, seed, update // updates_per_epoch, answers)
         whole = updates[update % updates_per_epoch]
         for accumulation in range(grad_accum):
             first = (accumulation * ranks + rank) * micro
@@ -50,7 +69,7 @@ def micro_batches(
 def describe(prompts: Sequence[int], answers: Sequence[int], examples_per_update: int, micro: int, seed: int) -> str:
     """Numbers of tokens and the share of padding that the first epoch's batches of `micro` examples hold, in one line."""
     real = padded = 0
-    for update in epoch_updates(prompts, examples_per_update, seed, 0):
+    for update in epoch_updates(prompts, examples_per_update, seed, 0, answers):
         for start in range(0, len(update), micro):
             batch = update[start : start + micro]
             real += sum(prompts[i] + answers[i] for i in batch)

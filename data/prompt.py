@@ -87,45 +87,44 @@ def _words(name: str) -> set[str]:
 
 
 def target(sql: str) -> str:
-    """The SQL as a model learns to write it: one line, single spaces outside quotes, no closing semicolon."""
-    return _one_line(sql).rstrip("; ")
+    """The SQL as a model learns to write it: one line, no comments, no closing semicolon."""
+    return one_line(sql).rstrip("; ")
 
 
-FENCE = re.compile(r"```(?:[a-zA-Z]+[ \t]*\n)?(.*?)(?:```|$)", re.DOTALL)
-STATEMENT = r"(?:SELECT\b|WITH\s+(?:RECURSIVE\s|\S+\s*(?:\([^)]*\)\s*)?AS\s*\()|VALUES\s*\()"
-START = (re.compile(rf"^\s*{STATEMENT}", re.IGNORECASE | re.MULTILINE), re.compile(rf"\b{STATEMENT}", re.IGNORECASE))
-QUOTED = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`"""  # a doubled quote is part of the text
-PIECE = re.compile(rf"({QUOTED})|(--[^\n]*|/\*.*?(?:\*/|$))|(;|\n\s*\n)", re.DOTALL)
+# every pattern takes time in proportion to the text, whatever a model writes
+FENCE = re.compile(r"```(?:[a-zA-Z]+[ \t]*\n)?(.*?)(?:```|\Z)", re.DOTALL)
+CTE = r"""(?:"[^"]*"|[^\s(]+)\s*(?:\([^()]*\)\s*)?AS\s*(?:(?:NOT\s+)?MATERIALIZED\s*)?\("""
+STATEMENT = rf"(SELECT\b|WITH\s+(?:RECURSIVE\s|{CTE})|VALUES\s*\()"
+BLOCK = r"/\*.*?(?:\*/|\Z)"
+START = [
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.DOTALL)
+    for pattern in (rf"{BLOCK}|^[^\S\n]*{STATEMENT}", rf"{BLOCK}|--[^\n]*|\b{STATEMENT}", rf"\b{STATEMENT}")
+]
+QUOTED = r"""'[^']*'|"[^"]*"|`[^`]*`"""  # a doubled quote within reads as two quoted texts side by side
+PIECE = re.compile(rf"(```|;|\n\s*\n)|({QUOTED})|--[^\n]*|{BLOCK}", re.DOTALL)
+COMMENT = re.compile(rf"({QUOTED})|--[^\n]*|{BLOCK}", re.DOTALL)
 
 
 def clean_sql(text: str) -> str:
     """One line of SQL out of what a model wrote, or "" where there is none.
 
-    Taken off, in this order: a Markdown fence around the SQL; text before the first statement (SELECT, WITH or VALUES at
-    the start of a line, else anywhere); comments; all after the first semicolon or blank line outside quotes; runs of
-    white space outside quotes. Line breaks and tabs within quotes become spaces.
+    Taken off, in this order: all but the first Markdown fence that holds a statement; text before the first statement
+    (SELECT, WITH or VALUES at the start of a line, else anywhere outside comments, else anywhere); all after the first
+    semicolon, blank line or fence outside quotes; comments; runs of white space outside quotes. Line breaks and tabs
+    within quotes become spaces.
     """
-    fence = FENCE.search(text)
-    if fence:
-        text = fence.group(1)
-    start = START[0].search(text) or START[1].search(text)
-    if not start:
-        return ""
-    text = text[start.start() :].strip()
-    kept, position = [], 0
-    for piece in PIECE.finditer(text):
-        quoted, comment, end = piece.groups()
-        kept.append(text[position : piece.start()])
-        position = len(text) if end else piece.end()
-        if end:
-            break
-        kept.append(" " if comment else quoted)
-    return _one_line("".join([*kept, text[position:]]))
+    for candidate in (*(fence[1] for fence in FENCE.finditer(text)), text):
+        starts = (match for pattern in START for match in pattern.finditer(candidate) if match[1])
+        if start := next(starts, None):
+            sql = candidate[start.start(1) :]
+            end = next((piece.start() for piece in PIECE.finditer(sql) if piece[1]), len(sql))
+            return one_line(sql[:end])
+    return ""
 
 
-def _one_line(sql: str) -> str:
-    """Runs of white space as one space outside quotes; within them only line breaks and tabs become spaces."""
-    pieces = re.split(rf"({QUOTED})", sql)
+def one_line(sql: str) -> str:
+    """SQL without comments, with runs of white space as one space outside quotes; within, line breaks and tabs are spaces."""
+    pieces = re.split(f"({QUOTED})", COMMENT.sub(lambda piece: piece[1] or " ", sql))
     pieces[::2] = [re.sub(r"\s+", " ", piece) for piece in pieces[::2]]
     pieces[1::2] = [re.sub(r"[\r\n\t]", " ", piece) for piece in pieces[1::2]]
     return "".join(pieces).strip()

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import UserError
+from data.prompt import one_line
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
 # what options may be
@@ -40,7 +41,8 @@ class RunFolder:
     def start(self, options: dict, data: dict, gpus: Sequence[str], resume: bool) -> None:
         """Make the folder and write `args.json`; a finished or broken run that stands there moves aside, numbered.
 
-        With `resume`, the folder has to hold a run of the same script (UserError otherwise) and is continued.
+        With `resume`, the folder has to hold a run of the same script and is continued. Raises UserError otherwise, and
+        for a folder that holds other things than a run.
         """
         if not self.main:
             return
@@ -49,6 +51,8 @@ class RunFolder:
             if started.get("script") != self.script:
                 raise UserError(f"{self.path} is a run of {started.get('script')}, not of {self.script}: name another --out")
         elif self.path.is_dir() and any(self.path.iterdir()):
+            if not any((self.path / name).exists() for name in ("args.json", "args.json.tmp")):
+                raise UserError(f"{self.path} holds other files than a run's: name another folder with --out")
             number = 1
             while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
                 number += 1
@@ -101,7 +105,7 @@ class RunFolder:
         for row in (rows[0], rows[len(rows) // 2]):
             verdict = "right" if row["execution_match"] else f"wrong, {row['error']}"
             print(f"  question   {row['question']}\n  gold       {one_line(row['gold'])}")
-            print(f"  predicted  {one_line(row['predicted'])}\n  verdict    {verdict}")
+            print(f"  predicted  {one_line(row['predicted'])[:300]}\n  verdict    {verdict}")
         print(
             f"update {update:05d}/{total:05d} | execution accuracy {figures['execution_accuracy']:.1%} | exact match "
             f"{figures['exact_match']:.1%} | n {figures['n']:,} | {figures['eval_seconds']:.1f} s",
@@ -192,8 +196,10 @@ def base_of(options: dict, script: str) -> dict:
     if checkpoint is None:
         return {name: options[name] for name in kept}
     record = read_object(checkpoint / "checkpoint.json", "name another --model")
-    if record.get("script") != script or not set(kept) <= set(record.get("base") or {}):
+    if record.get("script") != script:
         raise UserError(f"{checkpoint} was saved by {record.get('script')}.py: name a checkpoint of {script}.py")
+    if not isinstance(record.get("base"), dict) or not set(kept) <= set(record["base"]):
+        raise UserError(f"{checkpoint}/checkpoint.json does not say what was trained: name another --model")
     for flag in ("tiny", "random_weights"):
         if record["base"][flag] != options[flag]:
             how = "with" if record["base"][flag] else "without"
@@ -213,6 +219,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def replace_folder(aside: Path, final: Path) -> None:
     """Put the folder `aside` in the place of `final`; after a crash at any moment `recover` finds one of them whole."""
+    recover(final)  # an earlier one that was cut off: its .old may be all there is
     earlier = final.with_name(final.name + ".old")
     shutil.rmtree(earlier, ignore_errors=True)
     if final.exists():
@@ -234,16 +241,11 @@ def read_object(path: Path, remedy: str) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {remedy}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): {remedy}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a JSON object: {remedy}")
     return content
-
-
-def one_line(sql: str) -> str:
-    """SQL on one line, since the official scorer reads a line an example."""
-    return " ".join(sql.split())
 
 
 def git_state() -> dict:

@@ -27,10 +27,11 @@ from data.sample_questions import TEMPLATES, Say, Unfit, Writer, read_lexicon
 from data.spider import load, tables_entry
 from data.sql import SqlSchema, hardness
 
-TRAIN_EXAMPLES = 6000
+TRAIN_EXAMPLES = 16000  # a small random model has to see most phrases with most columns
 DEV_EXAMPLES = 300
 SEED = 20230701
 MAX_SQL_CHARACTERS = 240
+SCALE = 3  # different SQL texts of a template and a database: its share, times this
 DRAWS = 8  # a template is tried this many times for each SQL text that is wanted of it
 SOURCE = Path(__file__).resolve().parent / "sample"
 STAMP = ".stamp"
@@ -104,8 +105,9 @@ def draw_items(db_id: str, connection: sqlite3.Connection, rng: random.Random) -
     items, seen = [], set()
     for each in TEMPLATES:
         found = []
-        for _ in range(each.share * DRAWS):
-            if len(found) == each.share:
+        wanted = each.share * SCALE
+        for _ in range(wanted * DRAWS):
+            if len(found) == wanted:
                 break
             try:
                 sql, say = each.draw(writer)

@@ -59,6 +59,11 @@ class Column:
         inner = self.values[1:-1]
         return sorted({inner[(2 * i + 1) * len(inner) // 6] for i in range(3)})
 
+    @property
+    def asked(self) -> tuple:
+        """Up to three of its texts, spread over them: a small model has to meet each of them often."""
+        return self.values[:: -(-len(self.values) // 3)]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -253,9 +258,9 @@ def patterns(column: Column, person: bool) -> list[str]:
         return sorted(counts, key=lambda item: (-counts[item], item))[:count]
 
     words = [word for value in column.values for word in value.split() if " " in value and len(word) > 2]
-    found = [f"{letter}%" for letter in common([value[0] for value in column.values], 3)]
+    found = [f"{letter}%" for letter in common([value[0] for value in column.values], 2)]
     found += [f"%{letter}" for letter in common([value[-1] for value in column.values], 2)]
-    return found + ([] if person else [f"%{word}%" for word in common(words, 3)])
+    return found + ([] if person else [f"%{word}%" for word in common(words, 2)])
 
 
 class Writer:
@@ -302,8 +307,7 @@ class Writer:
         elif op in ("=", "!="):
             texts = table.of_kind("category") + (table.of_kind("name") if op == "!=" else [])
             column = self.even(texts) if texts and self.chance(0.7) else self.measure(table, years=True)
-            values = column.values[::6] if column.kind == "name" else column.values
-            value = self.even(values if column.kind in ("name", "category") else column.thresholds())
+            value = self.even(column.asked if column.kind in ("name", "category") else column.thresholds())
         else:
             column = self.measure(table, years=True)
             value = self.even(column.thresholds())
@@ -578,7 +582,7 @@ def count_rows(w: Writer) -> Draft:
 def look_up(w: Writer) -> Draft:
     table = w.table(named=True)
     column = w.even(table.of_kind("category", "measure", "year"))
-    name = w.even(table.label.values[::2])
+    name = w.even(table.label.asked)
     sql = f"SELECT {column.name} FROM {table.name} WHERE {table.label.name} = {literal(name)}"
     return sql, lambda: w.show(f"the {w.phrase(column)} of the {w.nouns(table)[0]} {w.pick('', 'named ', 'called ')}{name}")
 
@@ -654,7 +658,7 @@ def where_or(w: Writer) -> Draft:
 def where_either(w: Writer) -> Draft:
     table = w.table(named=True)
     column = w.category(table)
-    a, b = sorted(w.rng.sample(column.values, 2))
+    a, b = sorted(w.rng.sample(column.asked, 2))
     sql = f"SELECT {table.label.name} FROM {table.name} WHERE {column.name} = {literal(a)} OR {column.name} = {literal(b)}"
     return sql, lambda: w.names(table, f"whose {w.phrase(column)} is {w.pick('', 'either ')}{a} or {b}")
 
@@ -918,7 +922,7 @@ def join_where(w: Writer) -> Draft:
 def join_named(w: Writer) -> Draft:
     relation = w.relation()
     child, parent = relation.child, relation.parent
-    column, name = child.label or w.even(child.columns), w.even(parent.label.values[::2])
+    column, name = child.label or w.even(child.columns), w.even(parent.label.asked)
 
     def say() -> str:
         one = w.nouns(parent)[0]
@@ -1123,7 +1127,7 @@ def three_tables(w: Writer) -> Draft:
 def three_tables_named(w: Writer) -> Draft:
     chain = w.even([chain for chain in w.lexicon.chains if chain.tables[2].label])
     last = chain.tables[2]
-    name = w.even(last.label.values[::2])
+    name = w.even(last.label.asked)
     sql = f"{chain_select(chain)} WHERE T3.{last.label.name} = {literal(name)}"
     return sql, lambda: chain_ask(w, chain, f"the {w.nouns(last)[0]} {w.pick('', 'named ', 'called ')}{name}")
 
@@ -1306,7 +1310,7 @@ def intersect_join(w: Writer) -> Draft:
     parent, child = relation.parent, relation.child
     if child.of_kind("category") and w.chance(0.5):
         column = w.category(child)
-        pair = [Condition(column, "=", value) for value in sorted(w.rng.sample(column.values, 2))]
+        pair = [Condition(column, "=", value) for value in sorted(w.rng.sample(column.asked, 2))]
     else:
         pair = w.apart(w.measure(child, years=True))
     select = f"SELECT T1.{parent.label.name} {from_parent(relation)} WHERE "

@@ -98,7 +98,7 @@ def load(directory: str | Path, splits: Sequence[str] = ("train", "dev"), train_
         split_schemas = read_schemas(root / tables)
         examples = read_examples([root / name for name in names], split_schemas)
         folders[split] = root / folder
-        for db_id in {example.db_id for example in examples}:
+        for db_id in sorted({example.db_id for example in examples}):
             check_database(folders[split] / db_id / f"{db_id}.sqlite")
             schemas[db_id] = split_schemas[db_id]
         found[split] = examples
@@ -112,7 +112,7 @@ def read_json(path: Path) -> list[dict]:
             content = json.load(file)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {GET_SPIDER}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number or a nesting without end
         raise UserError(f"{path} is not valid JSON ({error}): download it again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
@@ -133,22 +133,30 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
         columns = tuple((int(table), str(name)) for table, name in entry["column_names_original"])
         keys = [key if isinstance(key, list) else [key] for key in entry["primary_keys"]]
         schema = Schema(
-            db_id=str(entry["db_id"]),
+            db_id=folder_name(entry["db_id"]),
             tables=tables,
             columns=columns,
             column_types=tuple(str(kind) for kind in entry["column_types"]),
             primary_keys=tuple(int(column) for key in keys for column in key),
             foreign_keys=tuple((int(child), int(parent)) for child, parent in entry["foreign_keys"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        json.dumps(asdict(schema), ensure_ascii=False).encode()  # half a surrogate pair is no text for a tokenizer
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
         name = entry.get("db_id", f"number {position}")
         raise UserError(f"{path}: the entry {name} {what}: download the file again") from None
-    inside = all(-1 <= table < len(tables) for table, _ in columns)
+    inside = columns[:1] == ((-1, "*"),) and all(0 <= table < len(tables) for table, _ in columns[1:])
     keys = [*schema.primary_keys, *(column for pair in schema.foreign_keys for column in pair)]
     if not inside or not all(0 < column < len(columns) for column in keys):
         raise UserError(f"{path}: the entry {schema.db_id} refers to a table or column it lacks: download it again")
     return schema
+
+
+def folder_name(db_id: object) -> str:
+    """A db_id, which also names a folder and a file. Raises ValueError for one that leads elsewhere."""
+    if not isinstance(db_id, str) or db_id in ("", ".", "..") or not db_id.isprintable() or set(db_id) & set("/\\"):
+        raise ValueError("its db_id is not the name of a folder")
+    return db_id
 
 
 def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example]:
@@ -159,8 +167,11 @@ def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example
             for key in ("db_id", "question", "query"):
                 if not isinstance(entry.get(key), str) or not entry[key].strip():
                     raise UserError(f"{path}: example {position} has no {key}: add it or remove the example")
+                if any("\ud800" <= character <= "\udfff" for character in entry[key]):
+                    raise UserError(f"{path}: example {position}: half a character in its {key}: mend or remove the example")
             if entry["db_id"] not in schemas:
-                raise UserError(f"{path}: example {position} names the database {entry['db_id']}, which the tables file lacks")
+                what = f"names the database {entry['db_id']}, which the tables file lacks"
+                raise UserError(f"{path}: example {position} {what}: add its schema there or remove the example")
             examples.append(Example(len(examples), entry["db_id"], entry["question"].strip(), entry["query"].strip()))
     if not examples:
         raise UserError(f"{paths[0]} holds no examples: {GET_SPIDER}")
@@ -228,7 +239,8 @@ def _introspect(connection: sqlite3.Connection, db_id: str) -> Schema:
     columns, types, primary = [(-1, "*")], ["text"], []
     position: dict[tuple[str, str], int] = {}  # names fold case, as SQLite compares them
     for index, table in enumerate(tables):
-        for name, kind, key in connection.execute("SELECT name, type, pk FROM pragma_table_info(?)", (table,)):
+        query = "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"  # generated columns among them
+        for name, kind, key in connection.execute(query, (table,)):
             position[table.lower(), name.lower()] = len(columns)
             if key:
                 primary.append(len(columns))
@@ -237,11 +249,11 @@ def _introspect(connection: sqlite3.Connection, db_id: str) -> Schema:
     foreign = []
     for table in tables:
         # a foreign key without a target column refers to the parent's primary key
-        query = 'SELECT "from", "table", "to" FROM pragma_foreign_key_list(?) ORDER BY id DESC, seq'
-        for child, parent, target in connection.execute(query, (table,)):
+        query = 'SELECT "from", "table", "to", seq FROM pragma_foreign_key_list(?) ORDER BY id DESC, seq'
+        for child, parent, target, place in connection.execute(query, (table,)):
             if target is None:
-                query = "SELECT name FROM pragma_table_info(?) WHERE pk = 1"
-                (target,) = connection.execute(query, (parent,)).fetchone() or ("",)
+                query = "SELECT name FROM pragma_table_info(?) WHERE pk = ?"
+                (target,) = connection.execute(query, (parent, place + 1)).fetchone() or ("",)
             pair = position.get((table.lower(), child.lower())), position.get((parent.lower(), target.lower()))
             if None not in pair:
                 foreign.append(pair)
@@ -290,7 +302,8 @@ def inspect(directory: str | Path) -> list[str]:
         if len(failing) > 20:
             lines.append(f"  and {len(failing) - 20:,} more that fail")
     if not lines:
-        raise UserError(f"{root} holds none of {', '.join(name for names, _, _ in LAYOUT.values() for name in names)}")
+        names = ", ".join(name for names, _, _ in LAYOUT.values() for name in names)
+        raise UserError(f"{root} holds none of {names}: {GET_SPIDER}")
     return lines
 
 

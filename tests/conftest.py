@@ -1,0 +1,41 @@
+"""What the scripts' tests share: a run of a script in this process, with its records."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def threads():
+    """As many threads as a user's run has on two cores."""
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`run(script module, *options, out=name)` runs `main` with --tiny and returns its records."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def go(script, *options: str, out: str = "run", tiny: bool = True) -> dict:
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        folder = tmp_path / out
+        argv = [script.__file__, *(["--tiny"] if tiny else []), "--out", str(folder), *options]
+        monkeypatch.setattr(sys, "argv", argv)
+        script.main()
+        return records(folder)
+
+    return go
+
+
+def records(folder: Path) -> dict:
+    """The result, the log, and the loss of each update in `folder`."""
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    losses = {record["update"]: record["loss"] for record in log if record["event"] == "update"}
+    result = json.loads((folder / "result.json").read_text())
+    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return dict(folder=folder, result=result, log=log, losses=losses, predictions=predictions)

@@ -1,0 +1,294 @@
+"""The prompt byte for byte, how it gets shorter, and how SQL is taken out of what a model writes."""
+
+import json
+import random
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from data.prompt import clean_sql, fit, one_line, prompt, target
+from data.spider import Schema, parse_schema, read_schemas
+
+FIXTURE = Path(__file__).parent / "fixtures" / "school_player.json"
+QUESTION = "What is the average enrollment of schools?"
+GOLDEN = """\
+What is the average enrollment of schools?
+db_id:school_player
+Table player, columns = [*,Player_ID,Player,Team,Age,Position,School_ID]
+Table school, columns = [*,School_ID,School,Location,Enrollment,Founded,Denomination,Boys_or_Girls,Day_or_Boarding,\
+Year_Entered_Competition,School_Colors]
+Table school_details, columns = [*,School_ID,Nickname,Colors,League,Class,Division]
+Table school_performance, columns = [*,School_Id,School_Year,Class_A,Class_AA]
+
+foreign key:[school_details.School_ID = school.School_ID,school_performance.School_Id = school.School_ID,\
+player.School_ID = school.School_ID]
+primary key:[school.School_ID,school_details.School_ID,school_performance.School_Id,player.Player_ID]"""
+
+
+@pytest.fixture(scope="module")
+def school() -> Schema:
+    return read_schemas(FIXTURE)["school_player"]
+
+
+def make_schema(tables: dict[str, list[str]], primary: list, foreign: list[list[int]]) -> Schema:
+    """A schema as it is read from an entry of tables.json; keys count columns from 1."""
+    columns = [[-1, "*"], *([i, name] for i, names in enumerate(tables.values()) for name in names)]
+    entry = dict(
+        db_id="shop",
+        table_names_original=list(tables),
+        column_names_original=columns,
+        column_types=["text"] * len(columns),
+        primary_keys=primary,
+        foreign_keys=foreign,
+    )
+    return parse_schema(json.loads(json.dumps(entry)), Path("tables.json"), 0)
+
+
+# ------------------------------------------------------------------------------------------------------------ wording
+
+
+def test_the_golden_prompt(school):
+    assert prompt(QUESTION, school) == GOLDEN
+    assert target("SELECT avg(Enrollment) FROM school") == "SELECT avg(Enrollment) FROM school"
+
+
+def test_tables_stand_in_alphabetical_order_whatever_their_case():
+    schema = make_schema({"beta": ["x"], "Alpha": ["y"], "alpha_2": ["z"], "Gamma": ["w"]}, [], [])
+    lines = prompt("?", schema).splitlines()[2:6]
+    assert [line.split(",")[0] for line in lines] == ["Table Alpha", "Table alpha_2", "Table beta", "Table Gamma"]
+
+
+def test_columns_and_keys_keep_the_order_of_the_file_and_composite_keys_are_flattened():
+    schema = make_schema({"b": ["z", "a"], "a": ["y", "c"]}, [[4, 1], 2], [[3, 2], [1, 4]])
+    assert prompt("How many?", schema) == (
+        "How many?\ndb_id:shop\nTable a, columns = [*,y,c]\nTable b, columns = [*,z,a]\n\n"
+        "foreign key:[a.y = b.a,b.z = a.c]\nprimary key:[a.c,b.z,b.a]"
+    )
+
+
+def test_without_keys_the_headings_stay():
+    assert prompt("?", make_schema({"a": ["b"]}, [], [])).endswith("\n\nforeign key:[]\nprimary key:[]")
+
+
+def test_a_question_of_several_lines_stays_one_line(school):
+    assert prompt(" What is the\naverage\tenrollment of  schools? ", school) == GOLDEN
+
+
+# ----------------------------------------------------------------------------------------------------------- shortening
+
+
+def shortened(question: str, schema: Schema) -> dict[int, str]:
+    """The prompt at each budget of characters, from ample to none."""
+    longest = len(prompt(question, schema))
+    return {budget: fit(question, schema, budget, len)[0] for budget in range(longest + 5, -1, -1)}
+
+
+def columns_of(text: str) -> set[str]:
+    """`table.column` for each column that a prompt lists."""
+    found = set()
+    for line in text.splitlines():
+        if line.startswith("Table "):
+            table, names = line.removeprefix("Table ").removesuffix("]").split(", columns = [*")
+            found |= {f"{table}.{name}" for name in names.split(",") if name}
+    return found
+
+
+def tables_of(text: str) -> set[str]:
+    return {line.split(",")[0] for line in text.splitlines() if line.startswith("Table ")}
+
+
+def test_a_prompt_that_fits_is_left_alone(school):
+    assert fit(QUESTION, school, len(GOLDEN), len) == (GOLDEN, False)
+    assert fit(QUESTION, school, len(GOLDEN) - 1, len)[1]
+
+
+def test_a_prompt_is_never_longer_than_the_budget_where_that_is_possible(school):
+    prompts = shortened(QUESTION, school)
+    barest = min(map(len, prompts.values()))
+    assert all(len(text) <= max(budget, barest) for budget, text in prompts.items())
+    assert barest == len(f"{QUESTION}\ndb_id:school_player\n\nforeign key:[]\nprimary key:[]")
+
+
+def test_question_and_headings_always_stay(school):
+    for text in shortened(QUESTION, school).values():
+        lines = text.splitlines()
+        assert lines[:2] == [QUESTION, "db_id:school_player"]
+        assert lines[-2].startswith("foreign key:[") and lines[-1].startswith("primary key:[") and text.endswith("]")
+
+
+def test_a_smaller_budget_never_brings_anything_back(school):
+    prompts = list(shortened(QUESTION, school).values())
+    for more, less in zip(prompts, prompts[1:]):
+        assert columns_of(less) <= columns_of(more) and tables_of(less) <= tables_of(more) and len(less) <= len(more)
+
+
+def test_no_more_is_removed_than_needed(school):
+    """Every budget gets the longest of all the prompts that its order of removals goes through."""
+    prompts = shortened(QUESTION, school)
+    stages = {len(text) for text in prompts.values()}
+    assert len(stages) > len(school.columns)  # each column left alone at one of them
+    assert all(len(text) == max(n for n in stages if n <= budget) for budget, text in prompts.items() if budget >= min(stages))
+
+
+def test_what_leaves_when():
+    """Plain columns, then columns of keys and the tables nobody asks for, then the lists of keys, then what matches."""
+    tables = {"customer": ["customer_id", "name", "city"], "Invoice": ["invoice_id", "customer_ref", "total"], "note": ["body"]}
+    schema = make_schema(tables, [1, 4, 6], [[5, 1]])
+    order = []
+    prompts = list(shortened("List the names and the totals", schema).values())
+    for more, less in zip(prompts, prompts[1:]):
+        order += sorted(columns_of(more) - columns_of(less)) + sorted(tables_of(more) - tables_of(less))
+        if "primary key:[]" in less and "primary key:[]" not in more:
+            order.append("keys")
+    assert order == [
+        *("note.body", "customer.city"),
+        *("Table note", "Invoice.customer_ref", "Invoice.invoice_id", "customer.customer_id"),
+        "keys",
+        *("Invoice.total", "Table Invoice", "customer.name", "Table customer"),
+    ]
+
+
+def test_columns_that_the_question_names_leave_last():
+    tables = {f"table{i}": [f"filler{i}_{j}" for j in range(10)] for i in range(20)}
+    tables["table7"][4] = "birthDate"
+    schema = make_schema(tables, [1], [[12, 1]])
+    question = "What are the birth places?"
+    for budget in range(len(prompt(question, schema)), 0, -23):
+        text = fit(question, schema, budget, len)[0]
+        assert "table7.birthDate" in columns_of(text) or not columns_of(text)
+
+
+def test_a_key_never_names_a_column_that_is_gone(school):
+    for text in shortened("Which nicknames are there?", school).values():
+        listed = columns_of(text)
+        keys = text[text.index("foreign key:[") :].replace("foreign key:[", "").replace("primary key:[", "").replace("]", ",")
+        named = [name for name in keys.replace(" = ", ",").replace("\n", "").split(",") if name]
+        assert set(named) <= listed
+
+
+def test_a_question_longer_than_the_budget_stays_whole(school):
+    question = "word " * 500 + "end?"
+    text, short = fit(question, school, 50, len)
+    assert short and text == f"{question}\ndb_id:school_player\n\nforeign key:[]\nprimary key:[]"
+
+
+def test_shortening_counts_seldom():
+    """Counting is tokenising: a schema of thousands of columns must not take thousands of counts."""
+    schema = make_schema({f"t{i}": [f"c{i}_{j}" for j in range(50)] for i in range(80)}, [], [])
+    counts = []
+    fit("Which?", schema, 1000, lambda text: counts.append(len(text)) or len(text))
+    assert len(counts) < 20
+
+
+# ---------------------------------------------------------------------------------------------------------- clean SQL
+
+
+@pytest.mark.parametrize(
+    ("written", "sql"),
+    [
+        ("SELECT 1", "SELECT 1"),
+        ("  select a\n from\tb  ", "select a from b"),
+        ("```sql\nSELECT 1\n```", "SELECT 1"),
+        ("```SQL \nSELECT 1", "SELECT 1"),
+        ("```\nSELECT 1;\n```\nThis selects one.", "SELECT 1"),
+        ("``` SELECT 1 ```", "SELECT 1"),
+        ("SELECT 1\n```\nThat is all.", "SELECT 1"),
+        ("```\npip install it\n```\nthen\n```sql\nSELECT 1\n```", "SELECT 1"),
+        ("Select the rows like this:\n```sql\nSELECT 1\n```", "SELECT 1"),
+        ("Sure! Here it is:\nSELECT 1", "SELECT 1"),
+        ("The answer is SELECT 1", "SELECT 1"),
+        ("To select them all, run:\n  SELECT 1", "SELECT 1"),
+        ("SELECT 1; SELECT 2", "SELECT 1"),
+        ("SELECT 1;;", "SELECT 1"),
+        ("SELECT 1\n\nThis query selects one.", "SELECT 1"),
+        ("SELECT 1\r\n\r\nThis query selects one.", "SELECT 1"),
+        ("SELECT a -- the first\nFROM b", "SELECT a FROM b"),
+        ("SELECT a /* ; ' */ FROM b", "SELECT a FROM b"),
+        ("SELECT a /* never closed", "SELECT a"),
+        ("SELECT a--;\n FROM b", "SELECT a FROM b"),
+        ("/* select what was asked */ SELECT 1", "SELECT 1"),
+        ("/*\nselect what was asked\n*/\nSELECT 1", "SELECT 1"),
+        ("-- select what was asked\nSELECT 1", "SELECT 1"),
+        ("WITH t AS (SELECT 1) SELECT * FROM t", "WITH t AS (SELECT 1) SELECT * FROM t"),
+        ("With this in mind:\nWITH t (a)\nAS (SELECT 1) SELECT a FROM t", "WITH t (a) AS (SELECT 1) SELECT a FROM t"),
+        ("with recursive t as (select 1) select 2", "with recursive t as (select 1) select 2"),
+        ('WITH "a b" AS NOT MATERIALIZED (SELECT 1) SELECT 2', 'WITH "a b" AS NOT MATERIALIZED (SELECT 1) SELECT 2'),
+        ("VALUES (1), (2)", "VALUES (1), (2)"),
+    ],
+)
+def test_sql_is_taken_out_of_what_stands_around_it(written, sql):
+    assert clean_sql(written) == sql
+
+
+@pytest.mark.parametrize("written", ["", " \n\t", "I do not know.", "```sql\n```", ";", "--", "DROP TABLE a", "selection", "'"])
+def test_where_there_is_no_statement_there_is_no_sql(written):
+    assert clean_sql(written) == ""
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        *("'--x'", "'a;b'", "'/* a */'", "'a  b'", "'it''s; -- fine'", '"a ""b""; c"', "`a;b`", "'\"'", '"\'"', "''", "'```'"),
+        *("'\u00e9\u4e2d;'", "'<= {x} ~'"),
+    ],
+)
+def test_quoted_text_stays_as_it_is(quoted):
+    sql = f"SELECT a FROM b WHERE c = {quoted} AND d = 1"
+    assert clean_sql(sql + "; more") == target(sql + " ;") == one_line(sql) == sql
+
+
+def test_line_breaks_and_tabs_within_quotes_become_spaces():
+    assert clean_sql("SELECT 'a\nb\tc\r\n  d'") == target("SELECT 'a\nb\tc\r\n  d'") == "SELECT 'a b c    d'"
+
+
+def test_a_target_with_comments_still_means_the_same():
+    sql = "-- all of them\nSELECT a -- the first\nFROM (SELECT 1 AS a) /* nested */;\n"
+    assert target(sql) == "SELECT a FROM (SELECT 1 AS a)"
+    assert sqlite3.connect(":memory:").execute(target(sql)).fetchall() == [(1,)]
+
+
+UNITS = (
+    *("'", '"', "`", "''", "'\"`", "'a", "```", "```sql\n", "/*", "*/", "/*'", "--", "--\n", ";", "("),
+    *("\n", "\n ", " ", "\r", "\t", "\n\nselect", "\x00", "\u2028"),
+    *("with ", "with\n", "with a(", "with a as ", "with a as (", 'with "', "with recursive", "as(", "values ", "select "),
+)
+BEFORE = ("", "SELECT ", "SELECT '", "with ", "with x", "with x(", "with x(a) as ", "\nwith a ")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=repr)
+def test_time_grows_no_faster_than_the_text(unit):
+    """25 kB of anything: in time that is quadratic this would take from two to many seconds."""
+    for before in BEFORE:
+        text = before + unit * (25_000 // len(unit)) + "x"
+        start = time.process_time()
+        clean_sql(text)
+        target(text)
+        assert time.process_time() - start < 0.5, repr(before)
+
+
+@pytest.mark.parametrize("unit", ["'", "`", "/*", "\n", "with a(", "with with with "])
+def test_a_model_that_writes_200_kb_holds_nobody_up(unit):
+    start = time.process_time()
+    clean_sql(unit * (200_000 // len(unit)))
+    assert time.process_time() - start < 1.0
+
+
+def test_random_text_is_cleaned_to_one_line_and_no_further():
+    rng = random.Random(0)
+    pieces = [*UNITS, "SELECT ", "FROM t ", "a", ",", "\\", "\ud800", "\u00a0", "\x1c", "WITH t AS (", "VALUES (1)", " x "]
+    for _ in range(4000):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 25)))
+        sql = clean_sql(text)
+        assert not set(sql) & set("\n\r\t"), text
+        assert sql == one_line(sql) == sql.strip(), text
+        target(text)
+
+
+def test_cleaning_again_changes_nothing():
+    rng = random.Random(1)
+    pieces = ["SELECT ", "a ", "'b;'", '"c"', "`d`", "--e\n", "/*f*/", "\n", "\t", ";", "WITH t AS (", ")", "'", '"', "prose "]
+    for _ in range(4000):
+        sql = clean_sql("".join(rng.choices(pieces, k=rng.randint(0, 25))))
+        assert clean_sql(sql) == sql
