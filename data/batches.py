@@ -21,9 +21,9 @@ def epoch_updates(
     rng.shuffle(order)
     while len(order) % examples_per_update:
         order += order[: examples_per_update - len(order) % examples_per_update]
-    # equal lengths stay shuffled: the sort is stable
-    # never an epoch as a whole, else the same examples would meet in each
+    # a window is never a whole epoch, else the same examples would meet in each
     window = min(WINDOW, max(1, 2 * len(order) // (3 * examples_per_update)))
+    # equal lengths stay shuffled: the sort is stable
     order = _sorted_within(order, window * examples_per_update, prompts)
     if answers is not None:
         order = _sorted_within(order, GROUP * examples_per_update, answers)
