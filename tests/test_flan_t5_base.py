@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -317,11 +316,10 @@ def test_a_checkpoint_made_with_tiny_says_so(run):
 
 
 @pytest.mark.slow
-def test_the_small_model_learns_the_sample_in_five_minutes(tmp_path):
-    """The README's first command, on two CPU cores."""
-    began = time.monotonic()
+def test_the_small_model_learns_the_sample(tmp_path):
+    """The README's first command; it takes about four minutes on two cores."""
     command(["--out", str(tmp_path / "run")])
-    seconds = time.monotonic() - began
-    result = records(tmp_path / "run")["result"]
-    assert result["n"] == 300 and result["execution_accuracy"] >= 0.5
-    assert seconds < 300
+    done = records(tmp_path / "run")
+    first = next(record for record in done["log"] if record["event"] == "evaluation")
+    assert first["execution_accuracy"] == 0 and first["update"] == 0
+    assert done["result"]["n"] == 300 and done["result"]["execution_accuracy"] >= 0.5
