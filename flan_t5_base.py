@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -471,8 +472,8 @@ def main() -> None:
         loss = accelerator.reduce(loss_sum).item() / answer_tokens
         seconds = time.perf_counter() - began
         # ----
-        if loss != loss:
-            raise UserError(f"the loss is NaN at update {update}, learning rate {rate:.1e}: {folder.path}/last holds the last "
+        if not isfinite(loss):
+            raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: {folder.path}/last holds the last "
                             "good checkpoint; --resume from it with a lower --learning_rate")  # fmt: skip
         state = folder.log_update(state, total, loss, rate, seconds, answer_tokens + sum(inputs[i] for i in whole), per_update)
 

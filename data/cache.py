@@ -1,6 +1,7 @@
 """The examples as a Hugging Face dataset, mapped once and cached on disk."""
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,8 @@ def encoded(
     schemas = {db_id: schemas[db_id] for db_id in sorted(set(rows["db_id"]))}
     source = [inspect.getsource(prompt), inspect.getsource(encode)]
     fingerprint = Hasher.hash([rows[:], schemas, source, tokenizer.backend_tokenizer.to_str(), limit])
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "text-to-sql"
     folder.mkdir(parents=True, exist_ok=True)
     return rows.map(

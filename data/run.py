@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,6 +112,8 @@ class RunFolder:
             f"{figures['exact_match']:.1%} | n {figures['n']:,} | {figures['eval_seconds']:.1f} s",
             flush=True,
         )
+        errors = Counter(row["error"] for row in rows if row["error"])
+        print("  " + (", ".join(f"{count:,} {error}" for error, count in errors.most_common()) or "no errors"), flush=True)
 
     def predictions(self, rows: Sequence[dict]) -> None:
         """Write the three files of predictions."""

@@ -293,6 +293,9 @@ def inspect(directory: str | Path) -> list[str]:
         for state in ("empty", "missing", "unreadable"):
             if counts[state]:
                 lines.append(f"  {state}: {_listed([db_id for db_id, s in states.items() if s == state])}")
+        odd = [db_id for db_id, state in states.items() if state == "present" and not _is_utf8(paths[db_id])]
+        if odd:
+            lines.append(f"  text that is not UTF-8, read with replacement characters: {_listed(odd)}")
         runnable = [example for example in examples if states[example.db_id] in ("present", "empty")]
         with Executor() as executor:
             results = executor.run([(paths[e.db_id], e.sql) for e in runnable], progress=True)
@@ -329,6 +332,24 @@ def _state(path: Path) -> str:
     except (UserError, sqlite3.Error):
         return "unreadable"
     return "present" if filled else "empty"
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether all text in a database decodes as UTF-8, as SQLite's text is meant to."""
+    with _read_only(path) as connection:
+        connection.text_factory = bytes
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        try:
+            for (name,) in tables:
+                quoted = '"' + name.decode().replace('"', '""') + '"'
+                columns = [column.decode() for (column,) in connection.execute(f"SELECT name FROM pragma_table_info({quoted})")]
+                for column in columns:  # a blob may hold anything
+                    field = '"' + column.replace('"', '""') + '"'
+                    for (text,) in connection.execute(f"SELECT {field} FROM {quoted} WHERE typeof({field}) = 'text'"):
+                        text.decode()
+        except (UnicodeDecodeError, sqlite3.Error):
+            return False
+    return True
 
 
 def main() -> None:

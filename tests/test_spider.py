@@ -410,8 +410,9 @@ def test_what_a_damaged_directory_holds_is_counted_to_the_end(damaged):
     start = next(i for i, line in enumerate(lines) if line.startswith("dev"))
     assert lines[start] == "dev: 8 examples, 5 databases: 1 present, 1 empty, 1 missing, 2 unreadable"
     assert lines[start + 1 : start + 4] == ["  empty: void", "  missing: gone", "  unreadable: folder, torn"]
-    assert lines[start + 4] == "  gold that runs: 3 of 5"
-    assert [line.split(":")[1] for line in lines[start + 5 :]] == [" example 5 (pets)", " example 6 (pets)"]
+    assert lines[start + 4] == "  text that is not UTF-8, read with replacement characters: pets"
+    assert lines[start + 5] == "  gold that runs: 3 of 5"
+    assert [line.split(":")[1] for line in lines[start + 6 :]] == [" example 5 (pets)", " example 6 (pets)"]
 
 
 def test_splits_that_are_not_there_are_passed_over(spider):
