@@ -473,8 +473,8 @@ def main() -> None:
         seconds = time.perf_counter() - began
         # ----
         if not isfinite(loss):
-            raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: {folder.path}/last holds the last "
-                            "good checkpoint; --resume from it with a lower --learning_rate")  # fmt: skip
+            raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: --resume from the last good "
+                            f"checkpoint, {folder.path}/last, with a lower --learning_rate")  # fmt: skip
         state = folder.log_update(state, total, loss, rate, seconds, answer_tokens + sum(inputs[i] for i in whole), per_update)
 
     memory = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
