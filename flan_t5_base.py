@@ -195,16 +195,19 @@ def from_hub(auto: type, source: str | Path):
 def load_config(base: dict) -> T5Config:
     """The architecture. Raises UserError where this script does not train it, or this machine cannot."""
     gpu = torch.cuda.is_available()
+    remedy = "use a machine with a GPU, name a small model's directory with --model DIR, or use --tiny"
     if gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one, or --tiny")
+        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one")
     if base["tiny"] or base["random_weights"]:
         config = T5Config(**(TINY_CONFIG if base["tiny"] else CONFIG))
     elif gpu or Path(base["model"]).is_dir():
         config = from_hub(AutoConfig, base["model"])
-        if config.model_type != "t5":
-            raise UserError(f"the model {base['model']} is of the type {config.model_type}: {SCRIPT}.py trains t5")
-    if not gpu and (config is None or sum(p.numel() for p in skeleton(config).parameters()) > MAX_CPU_PARAMETERS):
-        raise UserError(f"{base['model']} needs a GPU and none is visible: use a machine with one, or --tiny on this one")
+    else:
+        raise UserError(f"no GPU is visible for {base['model']}, no directory: {remedy}; --random_weights needs a GPU too")
+    if config.model_type != "t5":
+        raise UserError(f"the model {base['model']} is of the type {config.model_type}: {SCRIPT}.py trains t5")
+    if not gpu and sum(weight.numel() for weight in skeleton(config).parameters()) > MAX_CPU_PARAMETERS:
+        raise UserError(f"no GPU is visible, and {base['model']} is too large for a CPU: {remedy}")
     return config
 
 
@@ -392,7 +395,8 @@ def main() -> None:
 
     gpu = torch.cuda.is_available()
     accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
-    accelerator = Accelerator(mixed_precision="bf16" if gpu else "no", gradient_accumulation_plugin=accumulation)
+    # without `cpu`, each process on a machine with no GPU would take itself for the only one
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no", gradient_accumulation_plugin=accumulation)
     ranks, device = accelerator.num_processes, accelerator.device
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process)

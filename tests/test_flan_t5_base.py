@@ -273,7 +273,13 @@ def test_a_user_error_is_said_once_before_processes_start(tmp_path):
 
 
 def test_a_hub_model_without_a_gpu_is_refused_before_anything_is_downloaded():
-    assert "needs a GPU" in last_line(["--data", "sample"], tiny=False)
+    line = last_line(["--data", "sample"], tiny=False)
+    assert "no GPU is visible" in line and all(remedy in line for remedy in ("--model DIR", "--tiny", "--random_weights"))
+
+
+def test_the_real_size_without_a_gpu_is_refused(run):
+    with pytest.raises(UserError, match="no GPU is visible, and google/flan-t5-base is too large for a CPU"):
+        run(script, "--random_weights", "--data", "sample", tiny=False)
 
 
 @pytest.mark.parametrize(
