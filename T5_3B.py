@@ -1,0 +1,494 @@
+"""Fine-tune T5-3B on Spider, all weights, plain or under DeepSpeed ZeRO-2, and score it by running the SQL it writes.
+
+    python3 T5_3B.py --tiny                         no GPU: a small random model on the embedded sample, a few minutes
+    python3 T5_3B.py                                one GPU of 48 GB, Adafactor, on data/spider
+    deepspeed T5_3B.py                              every visible GPU, ZeRO-2 from ds_config_zero2.json, AdamW
+    deepspeed T5_3B.py --random_weights             the real size, nothing downloaded: does it fit, how fast is it
+    deepspeed T5_3B.py --resume                     goes on from the last checkpoint in runs/T5_3B
+    python3 T5_3B.py --eval_only --model runs/T5_3B scores the best checkpoint of a run
+
+A run leaves runs/T5_3B: result.json, predictions.jsonl, log.jsonl, args.json, the checkpoints best/ and last/.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from accelerate import Accelerator, DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DummyOptim, GradientAccumulationPlugin, broadcast_object_list, gather_object, set_seed
+from accelerate.utils.memory import should_reduce_batch_size
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import Adafactor, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, T5Config
+
+from data import sample, spider
+from data.batches import describe, micro_batches
+from data.cache import encoded
+from data.errors import UserError, exit_on_user_error
+from data.prompt import clean_sql, fit, prompt, target
+from data.run import RunFolder, base_of, check_options, checkpoint_of, read_object, recover, replace_folder
+from data.score import score, totals
+from data.words import word_tokenizer
+
+SCRIPT = Path(__file__).stem
+
+# ----------------------------------------------------------------------------------------------------------- options
+
+
+@dataclass
+class Args:
+    model: str = "google-t5/t5-3b"  # hub id, a model's directory, or a run folder or checkpoint of this script
+    tiny: bool = False  # a small random model on the sample, for a machine with no GPU; other defaults: TINY below
+    random_weights: bool = False  # the real size from its configuration, nothing downloaded
+    data: str = "data/spider"  # a directory in Spider's layout, or `sample`
+    train_others: bool = False  # train on train_others.json too
+    out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
+    local_rank: int = -1  # the deepspeed launcher gives it: this script knows the launcher by it
+    deepspeed: str = "ds_config_zero2.json"  # the launcher's configuration, by default beside this script; none: plain
+    optimizer: Literal["adafactor", "adamw"] = "adafactor"  # of the plain path; under DeepSpeed its file names one
+    epochs: int = 10  # passes over the training examples
+    max_updates: int = 0  # stop after so many optimiser steps; 0: when the epochs are over
+    batch_size: int = 0  # examples a GPU and forward pass; 0: the published table's, 1 plain and 2 under DeepSpeed
+    grad_accum: int = 8  # forward passes an update
+    eval_batch_size: int = 4  # the published table's; halved where it does not fit
+    learning_rate: float = 1e-4  # peak
+    warmup: float = 0.03  # share of the updates; then linear decay to 0
+    max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 8 % of Spider's
+    max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
+    num_beams: int = 1  # 1: greedy
+    gradient_checkpointing: bool = False  # recompute activations: less memory, slower
+    eval_every: int = 500  # updates between evaluations; 0: only at the end
+    eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
+    save_every: int = 500  # updates between checkpoints; 0: only at the end
+    resume: bool = False  # go on from the last checkpoint in --out
+    eval_only: bool = False  # score --model on dev and stop
+    seed: int = 0  # of random weights, dropout and the order of examples
+
+
+# what --tiny changes: the same code, at a size for two CPU cores and five minutes
+TINY = dict(data="sample", epochs=2, batch_size=16, grad_accum=1, eval_batch_size=64, learning_rate=2e-3,
+            max_output_tokens=96, eval_every=500)  # fmt: skip
+
+
+def parse() -> Args:
+    """The options. Raises UserError for one that is out of range."""
+    args = tyro.cli(Args, description=__doc__, default=replace(Args(), **TINY) if "--tiny" in sys.argv else Args())
+    args.batch_size = args.batch_size or (2 if under_deepspeed(args) else 1)
+    check_options(asdict(args))
+    if args.eval_only and args.out == Args.out:
+        args.out += "-eval"  # the training run keeps its place
+    return args
+
+
+# ------------------------------------------------------------------------------------------------------------ set-up
+
+
+def under_deepspeed(args: Args) -> bool:
+    """Whether the deepspeed launcher started this process and --deepspeed does not turn it off."""
+    return args.local_rank >= 0 and args.deepspeed != "none"
+
+
+def zero2_config(args: Args) -> dict | None:
+    """The DeepSpeed configuration with the options in its `auto`, None for the plain path. Raises UserError."""
+    if not under_deepspeed(args):
+        return None
+    try:
+        from deepspeed.runtime.config import DeepSpeedConfig  # takes seconds, and the plain path has no use for it
+    except ImportError as error:
+        raise UserError(f"deepspeed cannot be imported ({error}): install it, or run python3 {SCRIPT}.py without it") from None
+    path = Path(__file__).with_name(Args.deepspeed) if args.deepspeed == Args.deepspeed else Path(args.deepspeed)
+    config = read_object(path, "name a DeepSpeed configuration with --deepspeed FILE, or none with --deepspeed none")
+    batches = dict(train_micro_batch_size_per_gpu=args.batch_size, gradient_accumulation_steps=args.grad_accum)
+    total = args.batch_size * args.grad_accum * int(os.environ.get("WORLD_SIZE", 1))
+    for name, value in (batches | dict(train_batch_size=total)).items():
+        if config.setdefault(name, value) not in (value, "auto"):
+            raise UserError(f"{path}: {name} is {config[name]}, and the options make it {value}: write auto there")
+        config[name] = value
+    if config.setdefault("gradient_clipping", "auto") == "auto":
+        config["gradient_clipping"] = 1.0
+    try:
+        read = DeepSpeedConfig({name: value for name, value in config.items() if name != "train_batch_size"})
+    except Exception as error:
+        raise UserError(f"{path} is no configuration that DeepSpeed takes: {error}") from None
+    if read.float16_config.enabled:
+        raise UserError(f"{path} enables fp16, in which T5 overflows: enable bf16 instead")
+    if read.zero_config.stage != 2:
+        raise UserError(f"{path} has the ZeRO stage {int(read.zero_config.stage)}: this script saves and resumes stage 2")
+    if "scheduler" in config:
+        raise UserError(f"{path} has a scheduler: remove it, --learning_rate and --warmup set the rate")
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------ tokens
+
+MISSING = "<{}\\^~`"  # characters of SQL that T5's vocabulary lacks: it would write `age <= 30` as `age = 30`
+PIECES = [space + character for character in MISSING for space in ("", "▁")]  # within a word, and at its start
+
+
+def load_tokenizer(args: Args, benchmark: spider.Benchmark) -> PreTrainedTokenizerFast:
+    """The tokenizer of --model, or one trained on the benchmark, with the pieces that T5 lacks."""
+    checkpoint = checkpoint_of(args.model)
+    try:
+        small = args.tiny and not checkpoint
+        tokenizer = small_tokenizer(benchmark) if small else from_hub(AutoTokenizer, checkpoint or args.model)
+    except UserError:
+        if not args.random_weights:
+            raise
+        print("no tokenizer at hand: a small one stands in, and numbers of tokens differ from the real one's")
+        tokenizer = small_tokenizer(benchmark)
+    tokenizer.model_max_length = int(1e9)  # T5's positions are relative: this script's options are the limits
+    # into the vocabulary itself: after an added token, T5's decoder would write a space that was not there
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = spec["model"]["vocab"]
+    known, lowest = {piece for piece, _ in vocabulary}, min(score for _, score in vocabulary)
+    vocabulary += [[piece, lowest] for piece in PIECES if piece not in known]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(spec))
+    return tokenizer
+
+
+def small_tokenizer(benchmark: spider.Benchmark) -> PreTrainedTokenizerFast:
+    """A tokenizer of T5's kind with the same gaps, made on the spot."""
+    tokenizer = word_tokenizer(benchmark, special=["<pad>", "</s>", "<unk>"], lacking=MISSING)
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: PreTrainedTokenizerFast, limit: int) -> dict:
+    """Examples -> input_ids (prompt, end) of at most `limit` tokens, labels (SQL, end), and whether schema was left out."""
+    pairs = [(question, schemas[db_id]) for question, db_id in zip(rows["question"], rows["db_id"])]
+    inputs = tokenizer([prompt(*pair) for pair in pairs]).input_ids
+    shortened = [len(ids) > limit for ids in inputs]
+    for i in [i for i, long in enumerate(shortened) if long]:
+        inputs[i] = tokenizer(fit(*pairs[i], limit, lambda text: len(tokenizer(text).input_ids))[0]).input_ids
+    return dict(input_ids=inputs, labels=tokenizer([target(sql) for sql in rows["sql"]]).input_ids, shortened=shortened)
+
+
+def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
+    """Examples -> input_ids, attention_mask, labels, each (examples, longest); padding is masked by length, not by id."""
+    ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
+
+    def padded(sequences: list[list[int]], filler: int) -> torch.Tensor:
+        longest = max(map(len, sequences))
+        return torch.tensor([sequence + [filler] * (longest - len(sequence)) for sequence in sequences])
+
+    mask = padded([[1] * len(sequence) for sequence in ids], 0)
+    return dict(input_ids=padded(ids, pad), attention_mask=mask, labels=padded(labels, -100))
+
+
+# ------------------------------------------------------------------------------------------------------------- model
+
+# google-t5/t5-3b; its output layer is its embeddings, which this configuration takes for granted
+CONFIG = dict(vocab_size=32128, d_model=1024, d_kv=128, d_ff=16384, num_layers=24, num_heads=32, dropout_rate=0.1,
+              feed_forward_proj="relu", decoder_start_token_id=0)  # fmt: skip
+TINY_CONFIG = CONFIG | dict(vocab_size=2048, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0)
+MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
+
+
+def from_hub(auto: type, source: str | Path):
+    """A configuration or tokenizer from a directory or the hub. Raises UserError where it is not to be had."""
+    try:
+        return auto.from_pretrained(source)
+    except Exception as error:  # a directory that is no model's raises many kinds
+        remedy = "name a model's directory with --model DIR, or use --tiny or --random_weights"
+        raise UserError(f"the model {source} can be neither found nor downloaded: {remedy} ({error})") from None
+
+
+def load_config(base: dict) -> T5Config:
+    """The architecture. Raises UserError where this script does not train it, or this machine cannot."""
+    gpu = torch.cuda.is_available()
+    remedy = "use a machine with a GPU, name a small model's directory with --model DIR, or use --tiny"
+    if gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one")
+    if base["tiny"] or base["random_weights"]:
+        config = T5Config(**(TINY_CONFIG if base["tiny"] else CONFIG))
+    elif gpu or Path(base["model"]).is_dir():
+        config = from_hub(AutoConfig, base["model"])
+    else:
+        raise UserError(f"no GPU is visible for {base['model']}, no directory: {remedy}; --random_weights needs a GPU too")
+    if config.model_type != "t5":
+        raise UserError(f"the model {base['model']} is of the type {config.model_type}: {SCRIPT}.py trains t5")
+    if not gpu and sum(weight.numel() for weight in skeleton(config).parameters()) > MAX_CPU_PARAMETERS:
+        raise UserError(f"no GPU is visible, and {base['model']} is too large for a CPU: {remedy}")
+    return config
+
+
+def skeleton(config: T5Config, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """The model with no memory for its weights (meta device)."""
+    with torch.device("meta"):
+        model = AutoModelForSeq2SeqLM.from_config(config, dtype=dtype)
+    model.tie_weights()  # some versions of transformers leave them apart on the meta device
+    return model
+
+
+def random_model(config: T5Config, seed: int, device: torch.device) -> torch.nn.Module:
+    """Random weights, drawn on `device` one layer at a time."""
+    model, generator = skeleton(config), torch.Generator(device).manual_seed(seed)
+    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied weights stay tied
+    for path, module in model.named_modules():
+        for name, empty in list(module.named_parameters(recurse=False)):
+            if empty not in made:
+                weight = torch.ones(empty.shape, device=device, dtype=torch.float32)
+                if weight.dim() == 2:
+                    std = 1.0 if isinstance(module, torch.nn.Embedding) else weight.shape[1] ** -0.5
+                    std *= config.d_kv**-0.5 if path.endswith(".q") else 1.0  # T5 does not scale its attention scores
+                    weight.normal_(0, std, generator=generator)
+                made[empty] = torch.nn.Parameter(weight)
+            setattr(module, name, made[empty])
+    return model
+
+
+def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTokenizerFast, device: torch.device):
+    """The model in float32, new or from the checkpoint that --model names."""
+    checkpoint = checkpoint_of(args.model)
+    if (base["tiny"] or base["random_weights"]) and not checkpoint:
+        model = random_model(config, base["seed"], device)
+    else:
+        how = dict(dtype=torch.float32, device_map={"": device})
+        model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint or base["model"], config=config, **how)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(f"{base['model']} has fewer embeddings than its tokenizer has pieces: name a whole model")
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.float())  # bf16 would round the loss
+    if not checkpoint:
+        pieces, kin = tokenizer.convert_tokens_to_ids(PIECES), tokenizer.convert_tokens_to_ids([">", "▁>"])
+        matrix = model.get_input_embeddings().weight.data
+        matrix[pieces] = matrix[kin].repeat(len(MISSING), 1)  # a better start than rows that nothing has trained
+    return model
+
+
+def count_parameters(model: torch.nn.Module) -> dict:
+    """All and trainable weights, and the trainable share."""
+    total = sum(weight.numel() for weight in model.parameters())
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return dict(parameters=total, trainable_parameters=trainable, trainable_percent=100 * trainable / total,
+                trainable_percent_packed=100 * trainable / total)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+@torch.inference_mode()
+def generate(model, tokenizer: PreTrainedTokenizerFast, examples: Dataset, args: Args, accelerator: Accelerator):
+    """The SQL for each example, in their order: every rank answers its share, longest prompts first, and gets all of it."""
+    lengths = [len(ids) for ids in examples["input_ids"]]
+    mine = sorted(range(len(examples)), key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
+    answers, size = [], args.eval_batch_size
+    bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
+    while len(answers) < len(mine):
+        chosen = mine[len(answers) : len(answers) + size]
+        batch = collate([examples[i] for i in chosen], tokenizer.pad_token_id)
+        inputs = {key: batch[key].to(accelerator.device) for key in ("input_ids", "attention_mask")}
+        try:
+            with accelerator.autocast():
+                how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
+                written = model.generate(**inputs, **how)
+        except RuntimeError as error:
+            if size == 1 or not should_reduce_batch_size(error):
+                raise
+            size //= 2
+            print(f"an evaluation batch does not fit the memory: going on with {size} examples a batch")
+            continue
+        answers += zip(chosen, map(clean_sql, tokenizer.batch_decode(written, skip_special_tokens=True)))
+        bar.update(len(chosen))
+    return [sql for _, sql in sorted(gather_object(answers))]
+
+
+def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator):
+    """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank."""
+    model.eval()
+    start = time.perf_counter()
+    predicted = generate(accelerator.unwrap_model(model), tokenizer, dev, args, accelerator)
+    seconds = time.perf_counter() - start
+    examples = [benchmark.splits["dev"][i] for i in dev["index"]]
+    main = accelerator.is_main_process
+    rows = score(benchmark, "dev", predicted, examples, progress=sys.stderr.isatty()) if main else None
+    (rows,) = broadcast_object_list([rows])
+    model.train()
+    return rows, totals(rows) | dict(eval_seconds=seconds, eval_examples_per_second=len(rows) / seconds)
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoint
+
+
+def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, state: dict, resumable: bool) -> None:
+    """Save model in bf16, tokenizer and, where `resumable`, the optimiser aside, and put them in the place of `folder`."""
+    aside = folder.with_name(folder.name + ".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+        module = accelerator.unwrap_model(model)
+        weights = {name: weight.detach().to("cpu", torch.bfloat16) for name, weight in module.named_parameters()}
+        skeleton(module.config, torch.bfloat16).save_pretrained(aside, state_dict=weights)
+        tokenizer.save_pretrained(aside)
+        record = dict(script=SCRIPT, base=base, state=state, ranks=accelerator.num_processes, zero2=is_zero2(accelerator))
+        (aside / "checkpoint.json").write_text(json.dumps(record, indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    if resumable:
+        accelerator.save_state(str(aside / "resume"))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        replace_folder(aside, folder)
+    accelerator.wait_for_everyone()
+
+
+def load(accelerator: Accelerator, model, folder: Path) -> dict:
+    """Restore weights, optimiser and random states from `folder` -> the state of the loop."""
+    record = read_object(folder / "checkpoint.json", "there is nothing to resume: start without --resume")
+    if record["zero2"] != is_zero2(accelerator):
+        how = "under the deepspeed launcher" if record["zero2"] else "without DeepSpeed"
+        raise UserError(f"{folder} was saved {how}: resume it so, or start from its weights with --model {folder}")
+    if is_zero2(accelerator) and record["ranks"] != accelerator.num_processes:
+        load_universal(accelerator, model, folder)
+    else:
+        accelerator.load_state(str(folder / "resume"))
+    return record["state"]
+
+
+def is_zero2(accelerator: Accelerator) -> bool:
+    return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def load_universal(accelerator: Accelerator, model, folder: Path) -> None:
+    """Restore ZeRO-2's weights and optimiser on another number of ranks than saved them: DeepSpeed's universal checkpoint."""
+    universal = folder.with_name("universal")
+    if accelerator.is_main_process:
+        shutil.rmtree(universal, ignore_errors=True)
+        paths = ["--input_folder", folder / "resume" / "pytorch_model", "--output_folder", universal / "pytorch_model"]
+        subprocess.run([sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *paths], check=True)
+    accelerator.wait_for_everyone()
+    model._config.load_universal_checkpoint = True
+    model.load_checkpoint(str(universal), "pytorch_model")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(universal)
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def learning_rate(args: Args, update: int, total: int) -> float:
+    """Linear warm-up, then linear decay to 0."""
+    warmup = max(1, round(args.warmup * total))
+    return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
+
+
+def main() -> None:
+    args = parse()
+    # what a user can get wrong is found here, once, before any process or model is started
+    benchmark = spider.load(sample.build() if args.data == "sample" else args.data, train_others=args.train_others)
+    base = base_of(asdict(args), SCRIPT)
+    config, tokenizer, zero2 = load_config(base), load_tokenizer(args, benchmark), zero2_config(args)
+
+    gpu = torch.cuda.is_available()
+    accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
+    how = dict(mixed_precision="bf16" if gpu else "no", gradient_accumulation_plugin=accumulation)
+    if zero2:
+        how |= dict(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=zero2))
+        # without it, each rank on a CPU would take itself for the only one
+        how |= {} if gpu else dict(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
+    accelerator = Accelerator(**how)
+    ranks, device = accelerator.num_processes, accelerator.device
+    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
+    folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process)
+    folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
+
+    with accelerator.main_process_first():
+        train, dev = (encoded(benchmark.splits[split], benchmark.schemas, encode, tokenizer, args.max_input_tokens)
+                      for split in ("train", "dev"))  # fmt: skip
+    count = min(args.eval_examples or len(dev), len(dev))
+    dev = dev.select([i * len(dev) // count for i in range(count)])
+    inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
+    per_update = args.batch_size * args.grad_accum * ranks
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in train["labels"])
+    accelerator.print(f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema, {unknown} unknown "
+                      f"tokens in SQL | {describe(inputs, answers, per_update, args.batch_size, args.seed)}\n"
+                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}")  # fmt: skip
+
+    set_seed(args.seed)  # the same weights on every rank
+    model = load_model(args, base, config, tokenizer, device)
+    counts = count_parameters(model)
+    accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train | {ranks} x {gpus[0]}")
+    if gpu and ranks == 1 and not zero2 and torch.cuda.device_count() > 1:
+        print(f"{torch.cuda.device_count() - 1} more GPUs are visible: deepspeed {SCRIPT}.py uses them")
+    set_seed(args.seed, device_specific=True)  # dropout differs
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    adafactor = partial(Adafactor, scale_parameter=False, relative_step=False, warmup_init=False)
+    adamw = partial(torch.optim.AdamW, fused=True, weight_decay=0.0)
+    chosen = DummyOptim if zero2 and "optimizer" in zero2 else adamw if zero2 or args.optimizer == "adamw" else adafactor
+    model, optimizer = accelerator.prepare(model, chosen(trainable, lr=args.learning_rate))
+
+    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-len(train) // per_update)
+    state = dict(update=0, best=-1.0, train_seconds=0.0, train_tokens=0, examples_seen=0)
+    if args.resume:
+        recover(folder.path / "last")
+        state = load(accelerator, model, folder.path / "last")
+    start = state["update"]
+    share = (args.batch_size, args.grad_accum, ranks, accelerator.process_index)
+    micro = list(micro_batches(inputs, *share, args.seed, start, total, answers))
+    collate_train = partial(collate, pad=tokenizer.pad_token_id)
+    loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
+    model.train()
+
+    for update in range(start, total + 1):
+        last = update == total
+        # once in a while, and at the end: evaluate, and keep the best
+        if last or (args.eval_every and update % args.eval_every == 0 and not (args.resume and update == start)):
+            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator)
+            folder.log_evaluation(update, total, rows, figures)
+            if figures["execution_accuracy"] > state["best"] and not args.eval_only:
+                state["best"] = figures["execution_accuracy"]
+                save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
+        # once in a while, and at the end: save
+        if (last and not args.eval_only) or (args.save_every and update % args.save_every == 0 and update > start):
+            save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
+        if last:
+            break
+
+        # ---- one update
+        began = time.perf_counter()
+        whole = micro[(update - start) * args.grad_accum][1]
+        answer_tokens = sum(answers[i] for i in whole)
+        rate = learning_rate(args, update, total)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss_sum = torch.zeros((), device=device)
+        for _ in range(args.grad_accum):
+            batch = {name: tensor.to(device) for name, tensor in next(loader).items()}
+            with accelerator.accumulate(model):
+                loss = model(**batch).loss.float() * (batch["labels"] != -100).sum()
+                # each answer token of the update counts the same; accelerate averages over micro-batches and ranks
+                accelerator.backward(loss * (args.grad_accum * ranks / answer_tokens))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(trainable, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            loss_sum += loss.detach()
+        loss = accelerator.reduce(loss_sum).item() / answer_tokens
+        seconds = time.perf_counter() - began
+        # ----
+        if not isfinite(loss):
+            raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: --resume from the last good "
+                            f"checkpoint, {folder.path}/last, with a lower --learning_rate")  # fmt: skip
+        state = folder.log_update(state, total, loss, rate, seconds, answer_tokens + sum(inputs[i] for i in whole), per_update)
+
+    memory = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    method = f"full, {'ZeRO-2' if zero2 else args.optimizer}"
+    folder.finish(rows, base["model"], method, counts, gpus, max(gather_object([memory])), state, figures)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,113 @@
+"""T5_3B.py on the CPU: plain, and under the deepspeed launcher with ZeRO-2."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import records
+from transformers import AutoModelForSeq2SeqLM, T5Config
+
+import T5_3B as script
+from data.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = ("--eval_examples", "6", "--eval_every", "0", "--batch_size", "8")
+LAUNCHED = replace(script.Args(), local_rank=0, batch_size=2)
+
+
+def test_all_weights_of_the_published_model_train():
+    model = script.skeleton(T5Config(**script.CONFIG))
+    counts = script.count_parameters(model)
+    assert counts["parameters"] == counts["trainable_parameters"] == 2_851_598_336
+    assert counts["trainable_percent"] == counts["trainable_percent_packed"] == 100
+
+
+def test_two_updates_and_two_more_equal_four(run):
+    options = (*FEW, "--max_updates", "4", "--save_every", "2")
+    straight = run(script, *options, out="straight")
+    real = script.learning_rate
+
+    def rate(args, now, total):
+        if now == 3:
+            raise KeyboardInterrupt
+        return real(args, now, total)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "learning_rate", rate)
+        with pytest.raises(KeyboardInterrupt):
+            run(script, *options, out="resumed")
+    resumed = run(script, *options, "--resume", out="resumed")
+    assert resumed["losses"] == straight["losses"]
+    assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
+
+
+def test_a_checkpoint_is_a_model_in_bf16_that_can_be_scored(run):
+    done = run(script, *FEW, "--max_updates", "2")
+    model = AutoModelForSeq2SeqLM.from_pretrained(done["folder"] / "best")
+    assert model.dtype == torch.bfloat16 and model.lm_head.weight is model.shared.weight
+    again = run(script, *FEW, "--eval_only", "--model", str(done["folder"]), out="again")
+    assert again["result"]["n"] == 6 and again["result"]["updates"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fp16": {"enabled": True}, "bf16": {"enabled": False}}, "enables fp16, in which T5 overflows: enable bf16 instead"),
+        ({"zero_optimization": {"stage": 3}}, "has the ZeRO stage 3"),
+        ({"train_micro_batch_size_per_gpu": 7}, "train_micro_batch_size_per_gpu is 7, and the options make it 2"),
+        ({"train_batch_size": 5}, "train_batch_size is 5"),
+        ({"scheduler": {"type": "WarmupLR"}}, "has a scheduler"),
+    ],
+)
+def test_a_configuration_that_breaks_the_promise_is_refused(tmp_path, change, message):
+    config = json.loads((ROOT / "ds_config_zero2.json").read_text()) | change
+    (tmp_path / "ds.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        script.zero2_config(replace(LAUNCHED, deepspeed=str(tmp_path / "ds.json")))
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_a_configuration_that_is_missing_or_malformed_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "ds.json").write_text(text)
+    with pytest.raises(UserError, match="ds.json"):
+        script.zero2_config(replace(LAUNCHED, deepspeed=str(tmp_path / "ds.json")))
+
+
+def test_the_launcher_is_recognised_and_can_be_declined():
+    assert script.zero2_config(LAUNCHED)["train_micro_batch_size_per_gpu"] == 2
+    assert script.zero2_config(replace(LAUNCHED, deepspeed="none")) is None
+    assert script.zero2_config(replace(LAUNCHED, local_rank=-1)) is None
+
+
+def launch(ranks: int, options: list[str], code: int = 0) -> subprocess.CompletedProcess:
+    """The real launcher on CPU ranks."""
+    program = str(Path(sys.executable).with_name("deepspeed"))
+    words = [program, "--num_accelerators", str(ranks), "T5_3B.py", "--tiny", *options]
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)
+    assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_two_zero2_ranks_see_what_one_sees(tmp_path):
+    options = ["--eval_examples", "5", "--eval_every", "0", "--max_updates", "4", "--grad_accum", "1"]
+    launch(1, [*options, "--batch_size", "8", "--out", str(tmp_path / "one")])
+    launch(2, [*options, "--batch_size", "4", "--out", str(tmp_path / "two")])
+    one, two = records(tmp_path / "one"), records(tmp_path / "two")
+    assert two["losses"][0] == pytest.approx(one["losses"][0], rel=1e-3)
+    assert two["losses"] == pytest.approx(one["losses"], rel=2e-2)  # bf16 sums in another order
+    assert [row["index"] for row in two["predictions"]] == [row["index"] for row in one["predictions"]]
+
+
+@pytest.mark.slow
+def test_bad_input_under_the_launcher_ends_without_a_hang(tmp_path):
+    done = launch(2, ["--deepspeed", str(tmp_path / "none.json")], code=2)
+    assert "none.json is missing" in done.stdout + done.stderr
