@@ -313,9 +313,11 @@ def generate(model: PeftModel, tokenizer: PreTrainedTokenizerFast, examples: Dat
     """The SQL for each example, in their order: every rank answers its share, longest prompts first, and gets all of it."""
     lengths = [len(ids) for ids in examples["input_ids"]]
     mine = sorted(range(len(examples)), key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
-    answers, size = [], args.eval_batch_size
+    answers, room = [], sys.maxsize  # room: how many tokens a batch may hold
     bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
     while len(answers) < len(mine):
+        longest = lengths[mine[len(answers)]] + args.max_output_tokens
+        size = max(1, min(args.eval_batch_size, room // longest))
         chosen = mine[len(answers) : len(answers) + size]
         batch = collate([examples[i] for i in chosen], tokenizer.pad_token_id)
         inputs = {key: batch[key].to(accelerator.device) for key in ("input_ids", "attention_mask")}
@@ -326,8 +328,8 @@ def generate(model: PeftModel, tokenizer: PreTrainedTokenizerFast, examples: Dat
         except RuntimeError as error:
             if size == 1 or not should_reduce_batch_size(error):
                 raise
-            size //= 2
-            print(f"an evaluation batch does not fit the memory: going on with {size} examples a batch")
+            room = size * longest // 2
+            print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")
             continue
         answers += zip(chosen, map(clean_sql, tokenizer.batch_decode(written, skip_special_tokens=True)))
         bar.update(len(chosen))
@@ -409,7 +411,7 @@ def main() -> None:
     dev = dev.select([i * len(dev) // count for i in range(count)])
     inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
     per_update = args.batch_size * args.grad_accum * ranks
-    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in train["labels"])
+    unknown = sum(ids[:-1].count(tokenizer.unk_token_id) for ids in train["labels"])
     accelerator.print(f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema, {unknown} unknown "
                       f"tokens in SQL | {describe(inputs, answers, per_update, args.batch_size, args.seed)}\n"
                       f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}")  # fmt: skip

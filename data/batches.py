@@ -66,14 +66,21 @@ def micro_batches(
             yield whole[first : first + micro], whole
 
 
-def describe(prompts: Sequence[int], answers: Sequence[int], examples_per_update: int, micro: int, seed: int) -> str:
-    """Numbers of tokens and the share of padding that the first epoch's batches of `micro` examples hold, in one line."""
+def describe(
+    prompts: Sequence[int], answers: Sequence[int], examples_per_update: int, micro: int, seed: int, joined: bool = False
+) -> str:
+    """Numbers of tokens and the share of padding that the first epoch's batches of `micro` examples hold, in one line.
+
+    `joined`: prompt and answer are one sequence and are padded as one.
+    """
     real = padded = 0
-    for update in epoch_updates(prompts, examples_per_update, seed, 0, answers):
+    whole = [sum(pair) for pair in zip(prompts, answers)]
+    for update in epoch_updates(whole if joined else prompts, examples_per_update, seed, 0, None if joined else answers):
         for start in range(0, len(update), micro):
             batch = update[start : start + micro]
-            real += sum(prompts[i] + answers[i] for i in batch)
-            padded += len(batch) * (max(prompts[i] for i in batch) + max(answers[i] for i in batch))
+            real += sum(whole[i] for i in batch)
+            apart = max(prompts[i] for i in batch) + max(answers[i] for i in batch)
+            padded += len(batch) * (max(whole[i] for i in batch) if joined else apart)
     return (
         f"prompts: mean {sum(prompts) / len(prompts):.0f} tokens, longest {max(prompts):,} | SQL: mean "
         f"{sum(answers) / len(answers):.0f}, longest {max(answers):,} | padding {1 - real / padded:.1%}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from data.spider import Schema
 
-CUE = "\nSQL: "  # where a decoder-only model starts to answer; an encoder-decoder model needs none
+CUE = "\nSQL:"  # where a decoder-only model starts to answer, after a space; an encoder-decoder model needs none
 
 
 def prompt(question: str, schema: Schema, dropped: frozenset[int] = frozenset(), keys: bool = True) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-NEIGHBOURS = [("T5_3B", "flan_t5_base")]
+NEIGHBOURS = [("T5_3B", "flan_t5_base"), ("flan_t5_base", "gpt_neox_20b"), ("gpt_neox_20b", "llama_65b")]
 
 
 def difference(first: str, second: str) -> str:

@@ -1,0 +1,594 @@
+"""Fine-tune GPT-NeoX-20B on Spider with 4-bit QLoRA, and score it by running the SQL it writes.
+
+    python3 gpt_neox_20b.py --tiny                     no GPU: a small random model on the embedded sample, a few minutes
+    CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 python3 gpt_neox_20b.py             one process a visible GPU, a 4-bit replica in each
+    python3 gpt_neox_20b.py --random_weights           the real size, nothing downloaded: does it fit, how fast is it
+    python3 gpt_neox_20b.py --resume                   goes on from the last checkpoint in runs/gpt_neox_20b
+    python3 gpt_neox_20b.py --eval_only --model runs/gpt_neox_20b            scores the best checkpoint of a run
+    python3 gpt_neox_20b.py --save_4bit DIR            quantises once: --model DIR then loads 12 GB, not 41
+    python3 gpt_neox_20b.py --model runs/gpt_neox_20b --merge DIR            a 16-bit model with the adapter in its weights
+
+A run leaves runs/gpt_neox_20b: result.json, predictions.jsonl, log.jsonl, args.json, the checkpoints best/ and last/.
+"""
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+import bitsandbytes as bnb
+import torch
+import torch.distributed.run
+import tyro
+from accelerate import Accelerator, init_empty_weights
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object, set_seed
+from accelerate.utils.memory import should_reduce_batch_size
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig
+from transformers import GPTNeoXConfig as Config
+from transformers import PreTrainedTokenizerFast as Tokenizer
+from transformers.integrations import replace_with_bnb_linear
+
+from data import sample, spider
+from data.batches import describe, micro_batches
+from data.cache import encoded
+from data.errors import UserError, exit_on_user_error
+from data.prompt import CUE, clean_sql, fit, prompt, target
+from data.run import RunFolder, base_of, check_options, checkpoint_of, read_object, recover, replace_folder
+from data.score import score, totals
+from data.words import word_tokenizer
+
+SCRIPT = Path(__file__).stem
+
+# ----------------------------------------------------------------------------------------------------------- options
+
+
+@dataclass
+class Args:
+    model: str = "EleutherAI/gpt-neox-20b"  # hub id, a model's directory, or a run folder or checkpoint of this script
+    tiny: bool = False  # a small random model on the sample, for a machine with no GPU; other defaults: TINY below
+    random_weights: bool = False  # the real size from its configuration, nothing downloaded
+    data: str = "data/spider"  # a directory in Spider's layout, or `sample`
+    train_others: bool = False  # train on train_others.json too
+    out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
+    processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
+    device_map: Literal["replica", "auto"] = "replica"  # a replica a GPU; auto: one, spread over the GPUs, which take turns
+    epochs: int = 10  # passes over the training examples
+    max_updates: int = 0  # stop after so many optimiser steps; 0: when the epochs are over
+    batch_size: int = 4  # examples a GPU and forward pass, the published table's
+    grad_accum: int = 4  # forward passes an update
+    eval_batch_size: int = 24  # the published table's; halved where it does not fit
+    learning_rate: float = 2e-4  # peak
+    warmup: float = 0.03  # share of the updates; then linear decay to 0
+    max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: none of Spider's
+    max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
+    num_beams: int = 1  # 1: greedy
+    lora_rank: int = 8  # the published table's
+    lora_alpha: int = 32  # the published table's
+    lora_dropout: float = 0.05  # on the input of the LoRA layers
+    lora_targets: str = "query_key_value"  # the published table's; or all-linear
+    gradient_checkpointing: bool = True  # recompute activations: less memory, slower
+    eval_every: int = 500  # updates between evaluations; 0: only at the end
+    eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
+    save_every: int = 500  # updates between checkpoints; 0: only at the end
+    resume: bool = False  # go on from the last checkpoint in --out
+    eval_only: bool = False  # score --model on dev and stop
+    save_4bit: str = ""  # quantise --model, save it in this directory and stop
+    merge: str = ""  # merge the adapter of --model into its 16-bit base, save it in this directory and stop
+    seed: int = 0  # of random weights, dropout and the order of examples
+
+
+# what --tiny changes: the same code, at a size for two CPU cores and five minutes
+TINY = dict(data="sample", epochs=2, batch_size=16, grad_accum=1, eval_batch_size=64, learning_rate=3e-3, lora_rank=64,
+            lora_alpha=16, lora_dropout=0.0, lora_targets="all-linear", max_output_tokens=96, gradient_checkpointing=False,
+            eval_every=500)  # fmt: skip
+
+
+def parse() -> Args:
+    """The options. Raises UserError for one that is out of range."""
+    args = tyro.cli(Args, description=__doc__, default=replace(Args(), **TINY) if "--tiny" in sys.argv else Args())
+    check_options(asdict(args))
+    if args.eval_only and args.out == Args.out:
+        args.out += "-eval"  # the training run keeps its place
+    return args
+
+
+# ------------------------------------------------------------------------------------------------------------ set-up
+
+
+def launch(args: Args) -> None:
+    """Run this script in --processes processes (0: one a visible GPU) and exit with their code; return where one will do."""
+    gpus = torch.cuda.device_count()
+    processes = 1 if args.device_map == "auto" else args.processes or max(1, gpus)
+    if "LOCAL_RANK" in os.environ or processes == 1:
+        return
+    if gpus and processes > gpus:
+        raise UserError(f"--processes {processes} is out of range: each needs a GPU of its own, and {gpus} are visible")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    try:
+        torch.distributed.run.main(["--standalone", f"--nproc_per_node={processes}", *sys.argv])
+    except ChildFailedError as error:  # a rank has said why
+        sys.exit(max(1, *(failure.exitcode for failure in error.failures.values())))
+    sys.exit(0)
+
+
+# ------------------------------------------------------------------------------------------------------------ tokens
+
+
+def load_tokenizer(args: Args, benchmark: spider.Benchmark) -> Tokenizer:
+    """The tokenizer of --model, or one made from the benchmark. Raises UserError for one without an end of sequence."""
+    checkpoint = checkpoint_of(args.model)
+    try:
+        small = args.tiny and not checkpoint
+        tokenizer = small_tokenizer(benchmark) if small else from_hub(AutoTokenizer, checkpoint or args.model)
+    except UserError:
+        if not args.random_weights:
+            raise
+        print("no tokenizer at hand: a small one stands in, and numbers of tokens differ from the real one's")
+        tokenizer = small_tokenizer(benchmark)
+    tokenizer.model_max_length = int(1e9)  # this script's options are the limits
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {args.model} has no end-of-sequence token, and answers would not end: name another")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, whatever its id
+    return tokenizer
+
+
+def small_tokenizer(benchmark: spider.Benchmark) -> Tokenizer:
+    """A tokenizer of GPT-NeoX's kind, made on the spot: one token ends a text and fills it up."""
+    tokenizer = word_tokenizer(benchmark, special=["<|endoftext|>", "<unk>"])
+    return Tokenizer(tokenizer_object=tokenizer, eos_token="<|endoftext|>", unk_token="<unk>")
+
+
+def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: Tokenizer, limit: int) -> dict:
+    """Examples -> input_ids (prompt, cue) of at most `limit` tokens, labels (SQL, end), and whether schema was left out."""
+    pairs = [(question, schemas[db_id]) for question, db_id in zip(rows["question"], rows["db_id"])]
+    inputs = tokenizer([prompt(*pair) + CUE for pair in pairs]).input_ids
+    shortened = [len(ids) > limit for ids in inputs]
+    for i in [i for i, long in enumerate(shortened) if long]:
+        text, _ = fit(*pairs[i], limit, lambda text: len(tokenizer(text + CUE).input_ids))
+        inputs[i] = tokenizer(text + CUE).input_ids
+    # read behind the cue, since a word's first token depends on what stands before it
+    cue = len(tokenizer(CUE, add_special_tokens=False).input_ids)
+    answers = tokenizer([f"{CUE} {target(sql)}" for sql in rows["sql"]], add_special_tokens=False).input_ids
+    return dict(input_ids=inputs, labels=[ids[cue:] + [tokenizer.eos_token_id] for ids in answers], shortened=shortened)
+
+
+def padded(sequences: list[list[int]], filler: int, left: bool = False) -> torch.Tensor:
+    """Lists of different lengths -> (lists, longest)."""
+    longest = max(map(len, sequences))
+    pads = [[filler] * (longest - len(sequence)) for sequence in sequences]
+    return torch.tensor([pad + ids if left else ids + pad for ids, pad in zip(sequences, pads)])
+
+
+def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
+    """Examples -> input_ids (prompt, cue, SQL, end) and labels (-100 but for SQL and end), both (examples, longest).
+
+    Padding stands on the right, behind all that a causal model attends to from an answer: it needs no attention mask.
+    """
+    ids = [row["input_ids"] + row["labels"] for row in rows]
+    labels = [[-100] * len(row["input_ids"]) + row["labels"] for row in rows]
+    return dict(input_ids=padded(ids, pad), labels=padded(labels, -100))
+
+
+def collate_prompts(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
+    """Examples -> input_ids (prompt, cue), attention_mask, padded on the left, so that every answer follows its cue."""
+    ids = [row["input_ids"] for row in rows]
+    mask = padded([[1] * len(sequence) for sequence in ids], 0, left=True)
+    return dict(input_ids=padded(ids, pad, left=True), attention_mask=mask)
+
+
+# ------------------------------------------------------------------------------------------------------------- model
+
+# EleutherAI/gpt-neox-20b
+CONFIG = dict(vocab_size=50432, hidden_size=6144, intermediate_size=24576, num_hidden_layers=44, num_attention_heads=64,
+              max_position_embeddings=2048, hidden_act="gelu_fast", rotary_pct=0.25)  # fmt: skip
+TINY_CONFIG = CONFIG | dict(vocab_size=2048, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4)
+MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
+
+
+def from_hub(auto: type, source: str | Path):
+    """A configuration or tokenizer from a directory or the hub. Raises UserError where it is not to be had."""
+    try:
+        return auto.from_pretrained(source)
+    except Exception as error:  # a directory that is no model's raises many kinds
+        remedy = "name a model's directory with --model DIR, or use --tiny or --random_weights"
+        raise UserError(f"the model {source} can be neither found nor downloaded: {remedy} ({error})") from None
+
+
+def load_config(args: Args, base: dict) -> PretrainedConfig:
+    """The architecture. Raises UserError where this script does not train it, or this machine cannot."""
+    gpu = torch.cuda.is_available()
+    remedy = "use a machine with a GPU, name a small model's directory with --model DIR, or use --tiny"
+    if gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one")
+    if base["tiny"] or base["random_weights"]:
+        config = Config(**(TINY_CONFIG if base["tiny"] else CONFIG))
+    elif gpu or Path(base["model"]).is_dir():
+        config = from_hub(AutoConfig, base["model"])
+    else:
+        raise UserError(f"no GPU is visible for {base['model']}, no directory: {remedy}; --random_weights needs a GPU too")
+    if config.model_type != "gpt_neox":
+        raise UserError(f"the model {base['model']} is of the type {config.model_type}: {SCRIPT}.py trains gpt_neox")
+    if not gpu and sum(weight.numel() for weight in skeleton(config).parameters()) > MAX_CPU_PARAMETERS:
+        raise UserError(f"no GPU is visible, and {base['model']} is too large for a CPU: {remedy}")
+    if args.max_input_tokens + args.max_output_tokens > config.max_position_embeddings:
+        raise UserError(f"--max_input_tokens {args.max_input_tokens} and --max_output_tokens {args.max_output_tokens} are more "
+                        f"than the model's {config.max_position_embeddings:,} positions: lower them")  # fmt: skip
+    stored = getattr(config, "quantization_config", None)
+    if stored and not stored.get("load_in_4bit"):
+        raise UserError(f"the model {base['model']} is quantised by {stored.get('quant_method')}: name its 16-bit original")
+    return config
+
+
+def quantization() -> BitsAndBytesConfig:
+    """NF4 with double quantisation, bf16 compute on a GPU and float32 on a CPU, where that is faster."""
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=dtype)  # fmt: skip
+
+
+def skeleton(config: PretrainedConfig) -> torch.nn.Module:
+    """The model with its linear layers in 4 bits and no memory for its weights (meta device)."""
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=quantization().bnb_4bit_compute_dtype)
+    model.tie_weights()  # some versions of transformers leave them apart on the meta device
+    return replace_with_bnb_linear(model, ends(model)[1:], quantization())
+
+
+def ends(model: torch.nn.Module) -> list[str]:
+    """The names of the embeddings and of the output layer: versions of transformers differ in them."""
+    wanted = [model.get_input_embeddings(), model.get_output_embeddings()]
+    paths = {id(module): path for path, module in model.named_modules()}
+    return [paths[id(module)].split(".")[-1] for module in wanted]
+
+
+def random_model(config: PretrainedConfig, seed: int, device: torch.device) -> torch.nn.Module:
+    """Random weights, drawn and quantised on `device` one layer at a time."""
+    model, generator = skeleton(config), torch.Generator(device).manual_seed(seed)
+    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied weights stay tied
+    for path, module in model.named_modules():
+        for name, empty in list(module.named_parameters(recurse=False)):
+            if empty not in made:
+                make = torch.zeros if name == "bias" else torch.ones
+                weight = make(empty.shape, device=device, dtype=quantization().bnb_4bit_compute_dtype)
+                if weight.dim() == 2:
+                    std = 1.0 if isinstance(module, torch.nn.Embedding) else weight.shape[1] ** -0.5
+                    weight.normal_(0, std, generator=generator)
+                if isinstance(module, bnb.nn.Linear4bit) and name == "weight":
+                    how = dict(quant_type="nf4", compress_statistics=True, module=module)
+                    made[empty] = bnb.nn.Params4bit(weight, requires_grad=False, **how).to(device)
+                else:
+                    made[empty] = torch.nn.Parameter(weight, requires_grad=False)
+            setattr(module, name, made[empty])
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    # the output layer starts as the embeddings, so that words of the question are easy to copy
+    model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight * config.hidden_size**-0.5)
+    model.is_loaded_in_4bit = True
+    return model
+
+
+def load_base(args: Args, base: dict, config: PretrainedConfig, device: torch.device) -> torch.nn.Module:
+    """The frozen model in 4 bits. Raises UserError where it does not fit the memory."""
+    if device.type == "cuda":
+        spread = range(torch.cuda.device_count()) if args.device_map == "auto" else [device]
+        check_room(skeleton(config), sum(torch.cuda.mem_get_info(gpu)[0] for gpu in spread), args)
+    if base["tiny"] or base["random_weights"]:
+        model = random_model(config, base["seed"], device)
+    else:
+        places = "auto" if args.device_map == "auto" else {"": device}
+        how = dict(dtype=quantization().bnb_4bit_compute_dtype, device_map=places)
+        if stored := getattr(config, "quantization_config", None):
+            stored["bnb_4bit_compute_dtype"] = how["dtype"]  # this machine's, not that of the one that saved it
+        else:
+            how["quantization_config"] = quantization()  # shard by shard, each weight straight into 4 bits
+        model = AutoModelForCausalLM.from_pretrained(base["model"], config=config, **how)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            # else bitsandbytes repacks the weights at the first evaluation, and training after it loses its gradient
+            module.support_avx512bf16_for_cpu = False
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def check_room(model: torch.nn.Module, free: int, args: Args) -> None:
+    """Raise UserError where the 4-bit weights alone take more than `free` bytes."""
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    packed = sum(module.weight.numel() for module in layers)
+    others = sum(weight.numel() for weight in model.parameters()) - packed
+    needed = 2 * others + packed * (1 / 2 + 1 / 64 + 4 / (64 * 256))  # with the scales of blocks, and the scales of scales
+    if needed > free:
+        remedy = "name more of them in CUDA_VISIBLE_DEVICES" if args.device_map == "auto" else "--device_map auto spreads it"
+        raise UserError(f"the 4-bit model takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of GPU memory are free, "
+                        f"{(needed - free) / 2**30:.1f} GiB too little: {remedy}")  # fmt: skip
+
+
+def load_model(args: Args, base: dict, config: PretrainedConfig, tokenizer: Tokenizer, device: torch.device) -> PeftModel:
+    """The 4-bit base with its LoRA, new or from the checkpoint that --model names."""
+    model = load_base(args, base, config, device)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(f"{base['model']} has fewer embeddings than its tokenizer has pieces: name a whole model")
+    if checkpoint := checkpoint_of(args.model):
+        return load_adapter(model, checkpoint, is_trainable=True)
+    return add_lora(model, args, tokenizer)
+
+
+def load_adapter(model: torch.nn.Module, checkpoint: Path, is_trainable: bool) -> PeftModel:
+    """The model with a checkpoint's adapter. Raises UserError for an adapter of another base."""
+    try:
+        return PeftModel.from_pretrained(model, checkpoint, is_trainable=is_trainable)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{checkpoint} is no adapter of this model: name the checkpoint of its own base ({reason})") from None
+
+
+def add_lora(model: torch.nn.Module, args: Args, tokenizer: Tokenizer) -> PeftModel:
+    """LoRA on --lora_targets. Raises UserError for targets that are not there."""
+    linear = {path.split(".")[-1] for path, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
+    targets = args.lora_targets if args.lora_targets == "all-linear" else args.lora_targets.split(",")
+    if targets != "all-linear" and not set(targets) <= linear:
+        raise UserError(f"--lora_targets {args.lora_targets}: the model has {','.join(sorted(linear))}, or all-linear")
+    rows = dict.fromkeys(ends(model), list(range(len(tokenizer))))  # in a small model nothing has trained them
+    return get_peft_model(model, LoraConfig(
+        task_type="CAUSAL_LM", r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout,
+        target_modules=targets, trainable_token_indices=rows if args.tiny else None,
+    ))  # fmt: skip
+
+
+class AnswerLoss(torch.nn.Module):
+    """The summed cross-entropy of a batch's answer tokens, float32; only their hidden states meet the output layer."""
+
+    def __init__(self, model: PeftModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        causal = self.model.get_base_model()
+        hidden = causal.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        following = labels[:, 1:].to(hidden.device)
+        answer = following != -100
+        logits = causal.get_output_embeddings()(hidden[:, :-1][answer])
+        loss = torch.nn.functional.cross_entropy(logits.float(), following[answer].to(logits.device), reduction="sum")
+        return loss.to(input_ids.device)
+
+
+def count_parameters(model: torch.nn.Module) -> dict:
+    """All and trainable weights, and the trainable share: of all, and with 4-bit weights counted as stored, two a byte."""
+    total = trainable = packed = 0
+    for weight in model.parameters():
+        state = getattr(weight, "quant_state", None)
+        count = state.shape.numel() if state else weight.numel()
+        total += count
+        trainable += count if weight.requires_grad else 0
+        packed += count // 2 if isinstance(weight, bnb.nn.Params4bit) else count
+    return dict(parameters=total, trainable_parameters=trainable, trainable_percent=100 * trainable / total,
+                trainable_percent_packed=100 * trainable / packed)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+@torch.inference_mode()
+def generate(model: PeftModel, tokenizer: Tokenizer, examples: Dataset, args: Args, accelerator: Accelerator):
+    """The SQL for each example, in their order: every rank answers its share, longest prompts first, and gets all of it."""
+    lengths = [len(ids) for ids in examples["input_ids"]]
+    mine = sorted(range(len(examples)), key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
+    answers, room = [], sys.maxsize  # room: how many tokens a batch may hold
+    bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
+    while len(answers) < len(mine):
+        longest = lengths[mine[len(answers)]] + args.max_output_tokens
+        size = max(1, min(args.eval_batch_size, room // longest))
+        chosen = mine[len(answers) : len(answers) + size]
+        batch = collate_prompts([examples[i] for i in chosen], tokenizer.pad_token_id)
+        inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        try:
+            how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
+            how |= dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+            written = model.generate(**inputs, **how)[:, inputs["input_ids"].shape[1] :]
+        except RuntimeError as error:
+            if size == 1 or not should_reduce_batch_size(error):
+                raise
+            room = size * longest // 2
+            print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")
+            continue
+        answers += zip(chosen, map(clean_sql, tokenizer.batch_decode(written, skip_special_tokens=True)))
+        bar.update(len(chosen))
+    return [sql for _, sql in sorted(gather_object(answers))]
+
+
+def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator):
+    """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank."""
+    model.eval()
+    start = time.perf_counter()
+    predicted = generate(accelerator.unwrap_model(model), tokenizer, dev, args, accelerator)
+    seconds = time.perf_counter() - start
+    examples = [benchmark.splits["dev"][i] for i in dev["index"]]
+    main = accelerator.is_main_process
+    rows = score(benchmark, "dev", predicted, examples, progress=sys.stderr.isatty()) if main else None
+    (rows,) = broadcast_object_list([rows])
+    model.train()
+    return rows, totals(rows) | dict(eval_seconds=seconds, eval_examples_per_second=len(rows) / seconds)
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoint
+
+
+def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, state: dict, resumable: bool) -> None:
+    """Save adapter, tokenizer and, where `resumable`, the optimiser beside `folder`, and put them in its place at once."""
+    aside = folder.with_name(folder.name + ".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+        accelerator.unwrap_model(model).save_pretrained(aside, save_embedding_layers=False)
+        tokenizer.save_pretrained(aside)
+        (aside / "checkpoint.json").write_text(json.dumps(dict(script=SCRIPT, base=base, state=state), indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    if resumable:
+        accelerator.save_state(str(aside / "resume"))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        replace_folder(aside, folder)
+    accelerator.wait_for_everyone()
+
+
+def load(accelerator: Accelerator, model, folder: Path) -> dict:
+    """Restore adapter, optimiser and random states from `folder` -> the state of the loop."""
+    state = read_object(folder / "checkpoint.json", "there is nothing to resume: start without --resume")["state"]
+    set_peft_model_state_dict(accelerator.unwrap_model(model), load_peft_weights(folder, device=str(accelerator.device)))
+    accelerator.load_state(str(folder / "resume"))
+    return state
+
+
+def export(args: Args, base: dict, config: PretrainedConfig, tokenizer: Tokenizer) -> None:
+    """Save the base in 4 bits (--save_4bit), or with the adapter of --model merged into its 16-bit weights (--merge)."""
+    folder = Path(args.save_4bit or args.merge)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: name a new directory")
+    if args.save_4bit:
+        if base["tiny"] or base["random_weights"]:
+            raise UserError("--save_4bit keeps a model that took long to load: random weights are made anew at each start")
+        model = load_base(args, base, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    else:
+        checkpoint = checkpoint_of(args.model)
+        if checkpoint is None or base["tiny"] or base["random_weights"] or hasattr(config, "quantization_config"):
+            raise UserError("--merge needs a run or checkpoint trained from 16-bit weights: name it with --model")
+        model = AutoModelForCausalLM.from_pretrained(base["model"], config=config, dtype=torch.bfloat16, device_map="cpu")
+        model = load_adapter(model, checkpoint, is_trainable=False).merge_and_unload()
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    replace_folder(aside, folder)
+    print(f"the model now stands in {folder}")
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def learning_rate(args: Args, update: int, total: int) -> float:
+    """Linear warm-up, then linear decay to 0."""
+    warmup = max(1, round(args.warmup * total))
+    return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
+
+
+def main() -> None:
+    args = parse()
+    # what a user can get wrong is found here, once, before any process or model is started
+    benchmark = spider.load(sample.build() if args.data == "sample" else args.data, train_others=args.train_others)
+    base = base_of(asdict(args), SCRIPT)
+    config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
+    if args.save_4bit or args.merge:
+        return export(args, base, config, tokenizer)
+    launch(args)
+
+    gpu = torch.cuda.is_available()
+    accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
+    # without `cpu`, each process on a machine with no GPU would take itself for the only one
+    # no autocast: the base computes in bf16 as it is, and LoRA's float32 weights in TF32, which is faster
+    accelerator = Accelerator(cpu=not gpu, gradient_accumulation_plugin=accumulation)
+    torch.set_float32_matmul_precision("high")
+    ranks, device = accelerator.num_processes, accelerator.device
+    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
+    folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process)
+    folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
+
+    with accelerator.main_process_first():
+        train, dev = (encoded(benchmark.splits[split], benchmark.schemas, encode, tokenizer, args.max_input_tokens)
+                      for split in ("train", "dev"))  # fmt: skip
+    count = min(args.eval_examples or len(dev), len(dev))
+    dev = dev.select([i * len(dev) // count for i in range(count)])
+    inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
+    lengths = [sum(pair) for pair in zip(inputs, answers)]
+    per_update = args.batch_size * args.grad_accum * ranks
+    unknown = sum(ids[:-1].count(tokenizer.unk_token_id) for ids in train["labels"])
+    accelerator.print(f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema, {unknown} unknown "
+                      f"tokens in SQL | {describe(inputs, answers, per_update, args.batch_size, args.seed, joined=True)}\n"
+                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}")  # fmt: skip
+
+    set_seed(args.seed)  # the same adapter on every rank
+    model = load_model(args, base, config, tokenizer, device)
+    counts = count_parameters(model)
+    accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
+                      f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
+    set_seed(args.seed, device_specific=True)  # dropout differs
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
+    optimizer = adamw(trainable, lr=args.learning_rate, weight_decay=0.0)
+    answer_loss, optimizer = accelerator.prepare(AnswerLoss(model), optimizer, device_placement=[False, True])
+    # the frozen base stays out of checkpoints: its quantised weights could not be loaded back
+    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+
+    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-len(train) // per_update)
+    state = dict(update=0, best=-1.0, train_seconds=0.0, train_tokens=0, examples_seen=0)
+    if args.resume:
+        recover(folder.path / "last")
+        state = load(accelerator, model, folder.path / "last")
+    start = state["update"]
+    share = (args.batch_size, args.grad_accum, ranks, accelerator.process_index)
+    micro = list(micro_batches(lengths, *share, args.seed, start, total))
+    collate_train = partial(collate, pad=tokenizer.pad_token_id)
+    loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
+    model.train()
+
+    for update in range(start, total + 1):
+        last = update == total
+        # once in a while, and at the end: evaluate, and keep the best
+        if last or (args.eval_every and update % args.eval_every == 0 and not (args.resume and update == start)):
+            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator)
+            folder.log_evaluation(update, total, rows, figures)
+            if figures["execution_accuracy"] > state["best"] and not args.eval_only:
+                state["best"] = figures["execution_accuracy"]
+                save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
+        # once in a while, and at the end: save
+        if (last and not args.eval_only) or (args.save_every and update % args.save_every == 0 and update > start):
+            save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
+        if last:
+            break
+
+        # ---- one update
+        began = time.perf_counter()
+        whole = micro[(update - start) * args.grad_accum][1]
+        answer_tokens = sum(answers[i] for i in whole)
+        rate = learning_rate(args, update, total)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss_sum = torch.zeros((), device=device)
+        for _ in range(args.grad_accum):
+            batch = {name: tensor.to(device) for name, tensor in next(loader).items()}
+            with accelerator.accumulate(answer_loss):
+                loss = answer_loss(**batch)
+                # each answer token of the update counts the same; accelerate averages over micro-batches and ranks
+                accelerator.backward(loss * (args.grad_accum * ranks / answer_tokens))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(trainable, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            loss_sum += loss.detach()
+        loss = accelerator.reduce(loss_sum).item() / answer_tokens
+        seconds = time.perf_counter() - began
+        # ----
+        if not isfinite(loss):
+            raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: --resume from the last good "
+                            f"checkpoint, {folder.path}/last, with a lower --learning_rate")  # fmt: skip
+        state = folder.log_update(state, total, loss, rate, seconds, sum(lengths[i] for i in whole), per_update)
+
+    memory = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, max(gather_object([memory])), state, figures)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,360 @@
+"""gpt_neox_20b.py and llama_65b.py on the CPU: their tokens, their 4-bit models, their loop, and what they say to bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from conftest import records
+from peft import PeftModelForCausalLM
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForCausalLM
+
+import gpt_neox_20b
+import llama_65b
+from data import sample, spider
+from data.errors import UserError
+from data.prompt import CUE, prompt, target
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = ("--eval_examples", "6", "--eval_every", "0", "--batch_size", "8")
+
+
+@pytest.fixture(params=[gpt_neox_20b, llama_65b], ids=["gpt_neox_20b", "llama_65b"], scope="module")
+def script(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def args(script):
+    return replace(script.Args(), **script.TINY, tiny=True)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return spider.load(sample.build())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(script, args, benchmark):
+    return script.load_tokenizer(args, benchmark)
+
+
+@pytest.fixture
+def model(script, args, tokenizer):
+    base = dict(model="none", tiny=True, random_weights=False, seed=0)
+    return script.load_model(args, base, script.load_config(args, base), tokenizer, torch.device("cpu"))
+
+
+def encoded(script, tokenizer, benchmark, count: int | None = None, limit: int = 4096) -> list[dict]:
+    examples = benchmark.splits["dev"][:count]
+    rows = dict(question=[e.question for e in examples], db_id=[e.db_id for e in examples], sql=[e.sql for e in examples])
+    columns = script.encode(rows, benchmark.schemas, tokenizer, limit)
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+# ------------------------------------------------------------------------------------------------------------ tokens
+
+
+def check_labels(script, tokenizer, benchmark):
+    rows = encoded(script, tokenizer, benchmark)
+    for start in range(0, len(rows), 50):
+        batch = script.collate(rows[start : start + 50], tokenizer.pad_token_id)
+        examples = benchmark.splits["dev"][start:]
+        for row, ids, labels, example in zip(rows[start:], batch["input_ids"], batch["labels"], examples):
+            answer = labels[labels != -100].tolist()
+            assert answer[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in answer[:-1]
+            assert tokenizer.decode(answer[:-1]).strip() == target(example.sql)
+            first = len(row["input_ids"])
+            assert (labels[:first] == -100).all() and (labels[first + len(answer) :] == -100).all()
+            assert ids[first : first + len(answer)].tolist() == answer
+            said = prompt(example.question, benchmark.schemas[example.db_id]) + CUE
+            assert "".join(tokenizer.decode(ids[:first], skip_special_tokens=True).split()) == "".join(said.split())
+
+
+def test_labels_are_the_sql_and_the_end_of_sequence_behind_a_masked_prompt(script, tokenizer, benchmark):
+    check_labels(script, tokenizer, benchmark)
+
+
+def test_labels_are_right_for_a_byte_level_vocabulary_whose_pad_is_its_end(script, benchmark):
+    vocabulary = ByteLevelBPETokenizer()
+    texts = [f"{prompt(e.question, benchmark.schemas[e.db_id])}{CUE} {e.sql}" for e in benchmark.splits["train"][:500]]
+    vocabulary.train_from_iterator(texts, vocab_size=800, special_tokens=["<end>"], show_progress=False)
+    special = dict.fromkeys(["eos_token", "pad_token", "unk_token"], "<end>")
+    tokenizer = script.Tokenizer(tokenizer_object=vocabulary._tokenizer, **special)
+    check_labels(script, tokenizer, benchmark)
+
+
+def test_pad_and_end_share_an_id(tokenizer):
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_a_prompt_that_is_too_long_keeps_its_question_its_end_and_the_cue(script, args, benchmark, monkeypatch):
+    monkeypatch.setattr(script, "word_tokenizer", partial(script.word_tokenizer, size=0))  # a token a character
+    tokenizer = script.load_tokenizer(args, benchmark)
+    (whole,) = encoded(script, tokenizer, benchmark, 1)
+    limit = len(whole["input_ids"]) - 20
+    (cut,) = encoded(script, tokenizer, benchmark, 1, limit)
+    text = tokenizer.decode(cut["input_ids"], skip_special_tokens=True)
+    assert (whole["shortened"], cut["shortened"]) == (False, True)
+    assert len(cut["input_ids"]) <= limit and cut["labels"] == whole["labels"]
+    assert text.startswith(benchmark.splits["dev"][0].question) and text.endswith("] SQL:")
+
+
+def test_prompts_to_generate_from_stand_on_the_right(script):
+    batch = script.collate_prompts([dict(input_ids=[5, 6, 7], labels=[8]), dict(input_ids=[9], labels=[8])], pad=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+# ------------------------------------------------------------------------------------------------------------- model
+
+PUBLISHED = {
+    "gpt_neox_20b": dict(trainable_parameters=8_650_752, trainable_percent_packed=0.0816),
+    "llama_65b": dict(trainable_parameters=20_971_520, trainable_percent_packed=0.0637),
+}
+
+
+def test_the_published_share_of_trainable_weights(script, tokenizer):
+    model = script.add_lora(script.skeleton(script.Config(**script.CONFIG)), script.Args(), tokenizer)
+    counts, published = script.count_parameters(model), PUBLISHED[script.SCRIPT]
+    assert counts["trainable_parameters"] == published["trainable_parameters"]
+    assert round(counts["trainable_percent_packed"], 4) == published["trainable_percent_packed"]
+
+
+def test_the_published_share_of_llama_counts_its_output_layer_packed(tokenizer):
+    model = llama_65b.add_lora(llama_65b.skeleton(llama_65b.Config(**llama_65b.CONFIG)), llama_65b.Args(), tokenizer)
+    stored = sum(w.numel() / (1 + isinstance(w, bnb.nn.Params4bit)) for w in model.parameters()) - 32000 * 8192 / 2
+    assert round(100 * 20_971_520 / stored, 4) == 0.0639
+
+
+def test_every_linear_layer_but_the_output_is_4_bit_and_can_have_lora(script, model):
+    layers = [path for path, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
+    assert len(layers) == 4 * {"gpt_neox_20b": 4, "llama_65b": 7}[script.SCRIPT]
+    assert all(path.endswith("base_layer") for path in layers)  # TINY names all-linear
+    assert not any("lm_head" in path or "embed" in path for path in layers)
+    assert not any(model.get_submodule(path).support_avx512bf16_for_cpu for path in layers)
+
+
+def test_the_loss_is_the_models_own_and_meets_answers_only(script, model, tokenizer, benchmark):
+    rows = encoded(script, tokenizer, benchmark, 5)
+    batch = script.collate(rows, tokenizer.pad_token_id)
+    seen = []
+    output = model.get_base_model().get_output_embeddings()
+    hook = output.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    loss = script.AnswerLoss(model)(**batch)
+    hook.remove()
+    count = sum(len(row["labels"]) for row in rows)
+    assert seen == [(count, 128)]
+    mask = torch.tensor([[i < len(r["input_ids"] + r["labels"]) for i in range(batch["labels"].shape[1])] for r in rows])
+    own = model(**batch, attention_mask=mask.long()).loss
+    assert loss.item() == pytest.approx(own.item() * count, rel=1e-5)
+    alone = [script.AnswerLoss(model)(**script.collate([row], tokenizer.pad_token_id)).item() for row in rows]
+    assert loss.item() == pytest.approx(sum(alone), rel=1e-5)
+
+
+def test_padding_does_not_change_what_is_written(script, args, model, tokenizer, benchmark):
+    rows = encoded(script, tokenizer, benchmark, 6)
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    accelerator = Accelerator(cpu=True)
+    raw = replace(args, max_output_tokens=8)
+    for name, weight in model.named_parameters():
+        if "head" in name or "embed_out" in name:
+            weight.data.normal_()  # an output layer that is not the embeddings says more than the prompt's last word
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "clean_sql", lambda text: text)
+        columns = script.Dataset.from_list(rows)
+        together = script.generate(model.eval(), tokenizer, columns, raw, accelerator)
+        alone = script.generate(model, tokenizer, columns, replace(raw, eval_batch_size=1), accelerator)
+    assert together == alone and len(set(together)) > 1
+    assert not any("SQL" in text for text in together)  # nothing of the prompt
+
+
+# -------------------------------------------------------------------------------------------------------------- loop
+
+
+def test_training_after_evaluations_equals_training_alone(script, run):
+    """On some CPUs bitsandbytes repacks a weight in its first evaluation, and the base passes no gradient after it."""
+    alone = run(script, *FEW, "--max_updates", "4", out="alone")
+    between = run(script, *FEW, "--max_updates", "4", "--eval_every", "1", out="between")
+    assert alone["losses"] == between["losses"]
+
+
+def test_two_updates_and_two_more_equal_four(script, run):
+    options = (*FEW, "--max_updates", "4", "--save_every", "2")
+    straight = run(script, *options, out="straight")
+    real = script.learning_rate
+
+    def rate(args, now, total):
+        if now == 3:
+            raise KeyboardInterrupt
+        return real(args, now, total)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "learning_rate", rate)
+        with pytest.raises(KeyboardInterrupt):
+            run(script, *options, out="resumed")
+    resumed = run(script, *options, "--resume", out="resumed")
+    assert resumed["losses"] == straight["losses"]
+    assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
+
+
+def test_accumulation_and_recomputation_change_no_loss(script, run):
+    one = run(script, *FEW, "--max_updates", "3", out="one")
+    options = ("--batch_size", "4", "--grad_accum", "2", "--max_updates", "3", "--gradient_checkpointing")
+    two = run(script, *FEW, *options, out="two")
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+
+
+def test_an_evaluation_batch_that_does_not_fit_is_halved(script, run, monkeypatch, capsys):
+    real, sizes = PeftModelForCausalLM.generate, []
+
+    def generate(self, *, input_ids, **how):
+        sizes.append(len(input_ids))
+        if input_ids.numel() > 2 * 64:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(self, input_ids=input_ids, **how)
+
+    monkeypatch.setattr(PeftModelForCausalLM, "generate", generate)
+    done = run(script, *FEW, "--eval_only", "--eval_batch_size", "6")
+    assert sizes[:2] == [6, 3] and len(done["predictions"]) == 6
+    assert "do not fit the memory: going on with 3 a batch" in capsys.readouterr().out
+
+
+def command(script, options: list[str], code: int = 0) -> subprocess.CompletedProcess:
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    words = [sys.executable, f"{script.SCRIPT}.py", "--tiny", *options]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=hidden, timeout=900)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_and_predictions_of_one(script, tmp_path):
+    options = ("--eval_examples", "7", "--eval_every", "0", "--max_updates", "4")
+    command(script, [*options, "--batch_size", "8", "--processes", "1", "--out", str(tmp_path / "one")])
+    command(script, [*options, "--batch_size", "4", "--processes", "2", "--out", str(tmp_path / "two")])
+    one, two = records(tmp_path / "one"), records(tmp_path / "two")
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert [row["index"] for row in two["predictions"]] == [row["index"] for row in one["predictions"]]
+
+
+@pytest.mark.slow
+def test_the_small_model_learns_the_sample(script, tmp_path):
+    command(script, ["--out", str(tmp_path / "run")])
+    done = records(tmp_path / "run")
+    assert done["result"]["n"] == 300 and done["result"]["execution_accuracy"] >= 0.5
+
+
+# ---------------------------------------------------------------------------------------------------- stored models
+
+
+@pytest.fixture
+def directory(script, tokenizer, tmp_path):
+    """A small 16-bit model with its tokenizer, as the hub would give it."""
+    torch.manual_seed(0)
+    config = script.Config(**script.TINY_CONFIG)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "hub")
+    tokenizer.save_pretrained(tmp_path / "hub")
+    return tmp_path / "hub"
+
+
+def trained(script, run, model: Path, out: str, *options: str) -> dict:
+    few = (*FEW, "--data", "sample", "--max_updates", "2", "--grad_accum", "1", "--max_output_tokens", "8")
+    return run(script, "--model", str(model), *few, *options, tiny=False, out=out)
+
+
+def test_a_model_saved_in_4_bits_trains_as_the_one_it_came_from(script, run, directory, monkeypatch):
+    first = trained(script, run, directory, "first")
+    stored = directory.with_name("stored")
+    words = [script.__file__, "--model", str(directory), "--data", "sample", "--save_4bit", str(stored)]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    assert "quantization_config" in json.loads((stored / "config.json").read_text())
+    assert trained(script, run, stored, "second")["losses"] == first["losses"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match="is there already: name a new directory"):
+        script.main()
+
+
+def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypatch):
+    done = trained(script, run, directory, "run", "--learning_rate", "0.01")
+    words = [script.__file__, "--model", str(done["folder"]), "--data", "sample", "--merge", str(directory.with_name("merged"))]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    plain, merged = (AutoModelForCausalLM.from_pretrained(path) for path in (directory, directory.with_name("merged")))
+    assert merged.dtype == torch.bfloat16
+    changed = {name.split(".")[-2] for name, w in merged.named_parameters() if not torch.equal(w, plain.get_parameter(name))}
+    assert changed == set(script.Args().lora_targets.split(","))
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_an_adapter_of_another_base_is_refused(script, run, directory, tokenizer):
+    done = trained(script, run, directory, "run")
+    other = script.Config(**(script.TINY_CONFIG | dict(hidden_size=64)))
+    AutoModelForCausalLM.from_config(other, dtype=torch.bfloat16).save_pretrained(directory)
+    with pytest.raises(UserError, match="is no adapter of this model"):
+        trained(script, run, done["folder"], "again")
+
+
+def test_a_checkpoint_of_the_other_script_is_refused(run, tmp_path):
+    run(gpt_neox_20b, *FEW, "--max_updates", "1")
+    with pytest.raises(UserError, match="was saved by gpt_neox_20b.py: name a checkpoint of llama_65b.py"):
+        run(llama_65b, "--eval_only", "--model", str(tmp_path / "run"), out="other")
+
+
+def test_a_tokenizer_without_an_end_is_refused(script, run, directory, tokenizer):
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    (directory / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if "eos" not in k}))
+    with pytest.raises(UserError, match="has no end-of-sequence token"):
+        trained(script, run, directory, "run")
+
+
+def test_a_directory_of_another_architecture_is_refused(script, run, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(UserError, match=f"of the type t5: {script.SCRIPT}.py trains"):
+        run(script, "--model", str(tmp_path), "--data", "sample", tiny=False)
+
+
+def test_a_model_quantised_otherwise_is_refused(script, run, directory):
+    config = json.loads((directory / "config.json").read_text()) | dict(quantization_config=dict(quant_method="gptq", bits=4))
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="is quantised by gptq: name its 16-bit original"):
+        trained(script, run, directory, "run")
+
+
+def test_targets_that_are_not_there_are_refused_with_those_that_are(script, run):
+    there = {"gpt_neox_20b": "dense,dense_4h_to_h", "llama_65b": "down_proj,gate_proj"}[script.SCRIPT]
+    with pytest.raises(UserError, match=f"--lora_targets q,nothing: the model has {there}"):
+        run(script, "--lora_targets", "q,nothing")
+
+
+def test_more_tokens_than_positions_are_refused(script, run):
+    with pytest.raises(UserError, match="are more than the model's 2,048 positions: lower them"):
+        run(script, "--max_input_tokens", "2000")
+
+
+def test_a_replica_that_does_not_fit_says_by_how_much(script):
+    needed = {"gpt_neox_20b": 10.7, "llama_65b": 32.1}[script.SCRIPT]
+    model = script.skeleton(script.Config(**script.CONFIG))
+    message = f"takes {needed} GiB, and 8.0 GiB of GPU memory are free, {needed - 8:.1f} GiB too little: --device_map auto"
+    with pytest.raises(UserError, match=message):
+        script.check_room(model, 8 * 2**30, script.Args())
+    script.check_room(model, 33 * 2**30, script.Args())
+
+
+@pytest.mark.parametrize("option", ["--save_4bit", "--merge"])
+def test_random_weights_are_not_exported(script, run, tmp_path, option):
+    with pytest.raises(UserError):
+        run(script, option, str(tmp_path / "new"))
