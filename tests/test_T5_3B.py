@@ -1,4 +1,4 @@
-"""T5_3B.py on the CPU: plain, and under the deepspeed launcher with ZeRO-2."""
+"""T5_3B.py on the CPU, and what it says to a DeepSpeed configuration; test_zero2.py starts the launcher."""
 
 import json
 import os
@@ -85,29 +85,17 @@ def test_the_launcher_is_recognised_and_can_be_declined():
     assert script.zero2_config(replace(LAUNCHED, local_rank=-1)) is None
 
 
-def launch(ranks: int, options: list[str], code: int = 0) -> subprocess.CompletedProcess:
-    """The real launcher on CPU ranks."""
-    program = str(Path(sys.executable).with_name("deepspeed"))
-    words = [program, "--num_accelerators", str(ranks), "T5_3B.py", "--tiny", *options]
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)
-    assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
-    return done
+def test_a_launcher_without_deepspeed_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed.runtime.config", None)
+    with pytest.raises(UserError, match="deepspeed cannot be imported .*: install it, or run python3 T5_3B.py without it"):
+        script.zero2_config(LAUNCHED)
 
 
 @pytest.mark.slow
-def test_two_zero2_ranks_see_what_one_sees(tmp_path):
-    options = ["--eval_examples", "5", "--eval_every", "0", "--max_updates", "4", "--grad_accum", "1"]
-    launch(1, [*options, "--batch_size", "8", "--out", str(tmp_path / "one")])
-    launch(2, [*options, "--batch_size", "4", "--out", str(tmp_path / "two")])
-    one, two = records(tmp_path / "one"), records(tmp_path / "two")
-    assert two["losses"][0] == pytest.approx(one["losses"][0], rel=1e-3)
-    assert two["losses"] == pytest.approx(one["losses"], rel=2e-2)  # bf16 sums in another order
-    assert [row["index"] for row in two["predictions"]] == [row["index"] for row in one["predictions"]]
-
-
-@pytest.mark.slow
-def test_bad_input_under_the_launcher_ends_without_a_hang(tmp_path):
-    done = launch(2, ["--deepspeed", str(tmp_path / "none.json")], code=2)
-    assert "none.json is missing" in done.stdout + done.stderr
+def test_the_small_model_learns_the_sample(tmp_path):
+    words = [sys.executable, "T5_3B.py", "--tiny", "--out", str(tmp_path / "run")]
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=hidden, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = records(tmp_path / "run")["result"]
+    assert result["n"] == 300 and result["execution_accuracy"] >= 0.5
