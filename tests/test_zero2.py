@@ -129,6 +129,6 @@ def test_a_bad_configuration_ends_every_rank(tmp_path, text):
     (tmp_path / "ds.json").write_text(text)
     words, environment = command(2, tmp_path / "run", ["--deepspeed", str(tmp_path / "ds.json")])
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode != 0 and "ds.json" in done.stdout + done.stderr
+    assert done.returncode == 2 and "ds.json" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert pids(tmp_path / "run") == []
