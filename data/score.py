@@ -26,8 +26,8 @@ from typing import Self
 
 from data.errors import UserError, exit_on_user_error
 from data.execute import ERROR_CLASSES, GOLD_FAILS, Comparison, Executor
+from data.files import read_object, write_atomically
 from data.prompt import clean_sql
-from data.run import read_object, write_atomically
 from data.spider import LAYOUT, Benchmark, Example, load, read_json, read_schemas
 from data.sql import CLAUSES, EMPTY, HARDNESS, Query, SqlSchema, comparable, exact, hardness, partial_scores
 
