@@ -5,8 +5,9 @@
     python3 flan_t5_base.py --random_weights        the real size, nothing downloaded: does it fit, how fast is it
     python3 flan_t5_base.py --resume                goes on from the last checkpoint in runs/flan_t5_base
     python3 flan_t5_base.py --eval_only --model runs/flan_t5_base        scores the best checkpoint of a run
+    python3 flan_t5_base.py --ask "How many?" --db FILE   SQL and result; without --ask, questions are typed
 
-A run leaves runs/flan_t5_base: result.json, predictions.jsonl, log.jsonl, args.json, the checkpoints best/ and last/.
+A run leaves runs/flan_t5_base: report.html, curves.png, result.json, predictions.jsonl, log.jsonl, best/ and last/.
 """
 
 import json
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from typing import Literal
 
 import bitsandbytes as bnb
 import torch
@@ -32,6 +34,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils import load_peft_weights
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -40,12 +43,16 @@ from transformers.integrations import replace_with_bnb_linear
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
 from data import sample, spider
+from data.ask import bare_ask, conversation
 from data.batches import describe, micro_batches
 from data.cache import encoded
+from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
 from data.errors import UserError, exit_on_user_error
+from data.files import read_object
 from data.prompt import clean_sql, fit, prompt, target
-from data.run import RunFolder, base_of, check_options, checkpoint_of, read_object, recover, replace_folder
+from data.run import RunFolder, check_options
 from data.score import score, totals
+from data.signals import Stop
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
@@ -81,7 +88,12 @@ class Args:
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end
     resume: bool = False  # go on from the last checkpoint in --out
+    force: bool = False  # resume also where other options make it another run
     eval_only: bool = False  # score --model on dev and stop
+    ask: str | None = None  # a question about --db, answered by --model or the run in --out; left out, questions are typed
+    db: str = ""  # the SQLite file that --ask is about
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # an experiment tracker, where it is installed
+    relative_to: str = ""  # a finished run, whose times are 1 in the row that this one prints
     seed: int = 0  # of random weights, dropout and the order of examples
 
 
@@ -92,8 +104,11 @@ TINY = dict(data="sample", epochs=2, batch_size=16, eval_batch_size=64, learning
 
 def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
-    args = tyro.cli(Args, description=__doc__, default=replace(Args(), **TINY) if "--tiny" in sys.argv else Args())
+    default = replace(Args(), **TINY) if "--tiny" in sys.argv else Args()
+    args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
     check_options(asdict(args))
+    if args.db and args.model == Args.model and checkpoint_of(args.out):
+        args.model = args.out
     if args.eval_only and args.out == Args.out:
         args.out += "-eval"  # the training run keeps its place
     return args
@@ -115,6 +130,8 @@ def launch(processes: int) -> None:
         torch.distributed.run.main(["--standalone", f"--nproc_per_node={processes}", *sys.argv])
     except ChildFailedError as error:  # a rank has said why
         sys.exit(max(1, *(failure.exitcode for failure in error.failures.values())))
+    except SignalException as error:  # the ranks have had it, too
+        sys.exit(128 + error.sigval)
     sys.exit(0)
 
 
@@ -124,7 +141,7 @@ MISSING = "<{}\\^~`"  # characters of SQL that T5's vocabulary lacks: it would w
 PIECES = [space + character for character in MISSING for space in ("", "▁")]  # within a word, and at its start
 
 
-def load_tokenizer(args: Args, benchmark: spider.Benchmark) -> PreTrainedTokenizerFast:
+def load_tokenizer(args: Args, benchmark: spider.Benchmark | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer of --model, or one trained on the benchmark, with the pieces that T5 lacks."""
     checkpoint = checkpoint_of(args.model)
     try:
@@ -292,12 +309,17 @@ def add_lora(model: torch.nn.Module, args: Args, tokenizer: PreTrainedTokenizerF
     ))  # fmt: skip
 
 
+def numel(weight: torch.nn.Parameter) -> int:
+    """The number of weights, also where they are packed."""
+    state = getattr(weight, "quant_state", None)
+    return state.shape.numel() if state else weight.numel()
+
+
 def count_parameters(model: torch.nn.Module) -> dict:
     """All and trainable weights, and the trainable share: of all, and with 4-bit weights counted as stored, two a byte."""
     total = trainable = packed = 0
     for weight in model.parameters():
-        state = getattr(weight, "quant_state", None)
-        count = state.shape.numel() if state else weight.numel()
+        count = numel(weight)
         total += count
         trainable += count if weight.requires_grad else 0
         packed += count // 2 if isinstance(weight, bnb.nn.Params4bit) else count
@@ -305,17 +327,25 @@ def count_parameters(model: torch.nn.Module) -> dict:
                 trainable_percent_packed=100 * trainable / packed)  # fmt: skip
 
 
+def flops_per_token(model: PeftModel) -> tuple[int, int]:
+    """Training FLOPs of a prompt token and of an answer token: 4 a weight that it passes, as the base gets no gradient."""
+    base = model.get_base_model()
+    parts = (base.encoder.block, base.decoder.block, base.lm_head)
+    encoder, decoder, last = (sum(map(numel, part.parameters())) for part in parts)
+    return 4 * encoder, 4 * (decoder + last)
+
+
 # -------------------------------------------------------------------------------------------------------- evaluation
 
 
 @torch.inference_mode()
-def generate(model: PeftModel, tokenizer: PreTrainedTokenizerFast, examples: Dataset, args: Args, accelerator: Accelerator):
-    """The SQL for each example, in their order: every rank answers its share, longest prompts first, and gets all of it."""
+def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accelerator, stop: Stop) -> list[str] | None:
+    """The SQL for each example, in their order; None once a signal asks to stop. Every rank writes a share, and gets all."""
     lengths = [len(ids) for ids in examples["input_ids"]]
     mine = sorted(range(len(examples)), key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
     answers, room = [], sys.maxsize  # room: how many tokens a batch may hold
     bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
-    while len(answers) < len(mine):
+    while len(answers) < len(mine) and not stop.requested:
         longest = lengths[mine[len(answers)]] + args.max_output_tokens
         size = max(1, min(args.eval_batch_size, room // longest))
         chosen = mine[len(answers) : len(answers) + size]
@@ -333,21 +363,48 @@ def generate(model: PeftModel, tokenizer: PreTrainedTokenizerFast, examples: Dat
             continue
         answers += zip(chosen, map(clean_sql, tokenizer.batch_decode(written, skip_special_tokens=True)))
         bar.update(len(chosen))
-    return [sql for _, sql in sorted(gather_object(answers))]
+    everyone = gather_object(answers)
+    return [sql for _, sql in sorted(everyone)] if len(everyone) == len(examples) else None
 
 
-def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator):
-    """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank."""
+def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop):
+    """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
+
+    The rows are None where a signal cut it short.
+    """
     model.eval()
     start = time.perf_counter()
-    predicted = generate(accelerator.unwrap_model(model), tokenizer, dev, args, accelerator)
+    predicted = generate(accelerator.unwrap_model(model), tokenizer, dev, args, accelerator, stop)
     seconds = time.perf_counter() - start
     examples = [benchmark.splits["dev"][i] for i in dev["index"]]
-    main = accelerator.is_main_process
-    rows = score(benchmark, "dev", predicted, examples, progress=sys.stderr.isatty()) if main else None
-    (rows,) = broadcast_object_list([rows])
+    rows = None
+    if accelerator.is_main_process and predicted is not None:
+        rows = score(benchmark, "dev", predicted, examples, progress=sys.stderr.isatty())
+    # a launcher that stops a run stops the processes that score, too: what they said then does not count
+    (rows,) = broadcast_object_list([None if stop.requested else rows])
     model.train()
-    return rows, totals(rows) | dict(eval_seconds=seconds, eval_examples_per_second=len(rows) / seconds)
+    speed = dict(eval_seconds=seconds, eval_examples_per_second=len(examples) / seconds)
+    return rows, {} if rows is None else totals(rows) | speed
+
+
+def ask(args: Args) -> None:
+    """Answer --ask, or the questions that are typed, from the database --db. Raises UserError where nothing is trained."""
+    spider.schema_of_database(Path(args.db))  # what is wrong with it is said before a model is loaded
+    base = base_of(asdict(args), SCRIPT)
+    if (base["tiny"] or base["random_weights"]) and not checkpoint_of(args.model):
+        raise UserError("random weights know no answers: train first, or name a run with --model")
+    config, tokenizer = load_config(base), load_tokenizer(args)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    model = load_model(args, base, config, tokenizer, accelerator.device).eval()
+
+    def answer(question: str, schema: spider.Schema) -> str:
+        row = dict(question=[question], db_id=[schema.db_id], sql=[""])
+        row = encode(row, {schema.db_id: schema}, tokenizer, args.max_input_tokens)
+        if (length := len(row["input_ids"][0])) > args.max_input_tokens:
+            raise UserError(f"the question takes {length} tokens, over --max_input_tokens {args.max_input_tokens}: shorten it")
+        return generate(model, tokenizer, Dataset.from_dict(row), args, accelerator, Stop())[0]
+
+    conversation(args.ask, args.db, answer)
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoint
@@ -356,17 +413,18 @@ def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: 
 def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, state: dict, resumable: bool) -> None:
     """Save adapter, tokenizer and, where `resumable`, the optimiser beside `folder`, and put them in its place at once."""
     aside = folder.with_name(folder.name + ".tmp")
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-        accelerator.unwrap_model(model).save_pretrained(aside, save_embedding_layers=False)
-        tokenizer.save_pretrained(aside)
-        (aside / "checkpoint.json").write_text(json.dumps(dict(script=SCRIPT, base=base, state=state), indent=2) + "\n")
-    accelerator.wait_for_everyone()
-    if resumable:
-        accelerator.save_state(str(aside / "resume"))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        replace_folder(aside, folder)
+    with room_for(aside):
+        if accelerator.is_main_process:
+            shutil.rmtree(aside, ignore_errors=True)
+            accelerator.unwrap_model(model).save_pretrained(aside, save_embedding_layers=False)
+            tokenizer.save_pretrained(aside)
+        accelerator.wait_for_everyone()
+        if resumable:
+            accelerator.save_state(str(aside / "resume"))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            seal(aside, dict(script=SCRIPT, base=base, state=state))
+            replace_folder(aside, folder)
     accelerator.wait_for_everyone()
 
 
@@ -387,8 +445,16 @@ def learning_rate(args: Args, update: int, total: int) -> float:
     return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
 
 
+def peak_memory() -> int:
+    """The most bytes that this process held: allocated on its GPU, or resident on a CPU."""
+    gpu = torch.cuda.is_available()
+    return torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main() -> None:
     args = parse()
+    if args.db:
+        return ask(args)
     # what a user can get wrong is found here, once, before any process or model is started
     benchmark = spider.load(sample.build() if args.data == "sample" else args.data, train_others=args.train_others)
     base = base_of(asdict(args), SCRIPT)
@@ -397,12 +463,15 @@ def main() -> None:
 
     gpu = torch.cuda.is_available()
     accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
+    tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # without `cpu`, each process on a machine with no GPU would take itself for the only one
-    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no", gradient_accumulation_plugin=accumulation)
+    how = dict(mixed_precision="bf16" if gpu else "no", gradient_accumulation_plugin=accumulation)
+    accelerator = Accelerator(cpu=not gpu, **how, **tracker)
     ranks, device = accelerator.num_processes, accelerator.device
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
-    folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process)
+    folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
+    accelerator.init_trackers(SCRIPT, asdict(args))
 
     with accelerator.main_process_first():
         train, dev = (encoded(benchmark.splits[split], benchmark.schemas, encode, tokenizer, args.max_input_tokens)
@@ -418,7 +487,7 @@ def main() -> None:
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
-    counts = count_parameters(model)
+    counts, (prompt_flops, answer_flops) = count_parameters(model), flops_per_token(model)
     accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
                       f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
     set_seed(args.seed, device_specific=True)  # dropout differs
@@ -430,29 +499,38 @@ def main() -> None:
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
     total = 0 if args.eval_only else args.max_updates or args.epochs * -(-len(train) // per_update)
-    state = dict(update=0, best=-1.0, train_seconds=0.0, train_tokens=0, examples_seen=0)
+    state = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
     if args.resume:
         recover(folder.path / "last")
         state = load(accelerator, model, folder.path / "last")
-    start = state["update"]
+        folder.rewind(state)
+    start, stopping, stop = state["update"], False, Stop()
     share = (args.batch_size, args.grad_accum, ranks, accelerator.process_index)
     micro = list(micro_batches(inputs, *share, args.seed, start, total, answers))
     collate_train = partial(collate, pad=tokenizer.pad_token_id)
     loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
     model.train()
+    stop.listen()
 
     for update in range(start, total + 1):
         last = update == total
         # once in a while, and at the end: evaluate, and keep the best
-        if last or (args.eval_every and update % args.eval_every == 0 and not (args.resume and update == start)):
-            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator)
+        due = last or (args.eval_every and update % args.eval_every == 0 and update > state["evaluated"])
+        if due and not stopping:
+            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator, stop)
+            stopping = rows is None
+        if due and not stopping:
+            state["evaluated"] = update
             folder.log_evaluation(update, total, rows, figures)
             if figures["execution_accuracy"] > state["best"] and not args.eval_only:
                 state["best"] = figures["execution_accuracy"]
                 save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
-        # once in a while, and at the end: save
-        if (last and not args.eval_only) or (args.save_every and update % args.save_every == 0 and update > start):
+        # once in a while, at the end, and where a signal asks to stop: save
+        now = last or stopping or (args.save_every and update % args.save_every == 0 and update > start)
+        if now and not args.eval_only:
             save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
+        if stopping:
+            stop.leave(update, None if args.eval_only else f"{folder.path}/last")
         if last:
             break
 
@@ -475,16 +553,23 @@ def main() -> None:
                 optimizer.step()
                 optimizer.zero_grad()
             loss_sum += loss.detach()
-        loss = accelerator.reduce(loss_sum).item() / answer_tokens
+        # all ranks stop where one has a signal
+        sums = torch.stack([loss_sum, torch.tensor(float(stop.requested), device=device)])
+        loss, stopping = accelerator.reduce(sums).tolist()
+        loss /= answer_tokens
         seconds = time.perf_counter() - began
         # ----
         if not isfinite(loss):
             raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: --resume from the last good "
                             f"checkpoint, {folder.path}/last, with a lower --learning_rate")  # fmt: skip
-        state = folder.log_update(state, total, loss, rate, seconds, answer_tokens + sum(inputs[i] for i in whole), per_update)
+        prompt_tokens = sum(inputs[i] for i in whole)
+        flops = prompt_flops * prompt_tokens + answer_flops * answer_tokens
+        record = dict(loss=loss, learning_rate=rate, seconds=seconds, tokens=prompt_tokens + answer_tokens)
+        state = folder.log_update(state, total, per_update, flops, **record, memory_gib=peak_memory() / 2**30)
 
-    memory = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, max(gather_object([memory])), state, figures)
+    memory = max(gather_object([peak_memory()]))
+    folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Errors that a user can cause and mend: one line that names the thing and the remedy, exit code 2."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -9,9 +10,18 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a UserError becomes one line on standard error and exit code 2."""
+    """Run `main`; a UserError, or a disk that is full, becomes one line on standard error and exit code 2."""
     try:
         main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        message = " ".join(str(error).split())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = (
+            f"no space left on the disk{f' of {error.filename}' if error.filename else ''}: free some, and go on or try again"
+        )
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)

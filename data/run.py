@@ -2,26 +2,32 @@
 
 args.json          options, command line, git commit, package versions, GPUs, data
 log.jsonl          one object a record: updates, evaluations
-last/, best/       checkpoints
+last/, best/       checkpoints (`data.checkpoints`)
 predictions.jsonl  one object a dev example, as `data.score` gives them
 predicted.sql      one SQL a line; gold.sql: SQL, tab, db_id (the official scorer's files)
 result.json        the run's figures
+curves.png         loss, learning rate, accuracy and throughput over the updates (`data.report`)
+report.html        every prediction beside its gold (`data.page`)
 """
 
 import importlib.metadata
+import importlib.util
 import json
-import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data.checkpoints import recover, unseal
 from data.errors import UserError
+from data.files import read_object, write_atomically
+from data.hardware import utilisation
 from data.prompt import one_line
+from data.spider import Benchmark
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
 # what options may be
@@ -29,28 +35,35 @@ LEAST = dict.fromkeys(("epochs", "batch_size", "grad_accum", "eval_batch_size", 
 LEAST |= dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "save_every", "seed"), 0)
 LEAST |= dict(lora_rank=1, lora_alpha=1, max_input_tokens=64)
 BELOW_ONE = ("learning_rate", "warmup", "lora_dropout")
+# options that a resumed run cannot change without being another run
+FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "max_input_tokens", "optimizer")
+FIXED += ("lora_rank", "lora_alpha", "lora_targets")
+OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to", "relative_to")  # not of the run
 
 
 class RunFolder:
     """A run's folder; on ranks other than the first it writes nothing."""
 
-    def __init__(self, path: str | Path, script: str, main: bool = True):
+    def __init__(self, path: str | Path, script: str, main: bool = True, track: Callable[..., None] | None = None):
         self.path = Path(path)
         self.script = script
         self.main = main
+        self.track = track  # track({name: number}, step=update): an experiment tracker
+        self.gpus: list[str] = []
 
     def start(self, options: dict, data: dict, gpus: Sequence[str], resume: bool) -> None:
         """Make the folder and write `args.json`; a finished or broken run that stands there moves aside, numbered.
 
-        With `resume`, the folder has to hold a run of the same script and is continued. Raises UserError otherwise, and
-        for a folder that holds other things than a run.
+        With `resume`, the folder has to hold a run of the same script with a whole checkpoint, and is continued: options
+        that differ are shown, and what would make it another run is refused unless the option `force` is set. Raises
+        UserError otherwise, and for a folder that holds other things than a run.
         """
+        self.gpus = list(gpus)
         if not self.main:
             return
+        started = {}
         if resume:
-            started = read_object(self.path / "args.json", "name the run's folder with --out, or start without --resume")
-            if started.get("script") != self.script:
-                raise UserError(f"{self.path} is a run of {started.get('script')}, not of {self.script}: name another --out")
+            started = self._resumed(options, data)
         elif self.path.is_dir() and any(self.path.iterdir()):
             if not any((self.path / name).exists() for name in ("args.json", "args.json.tmp")):
                 raise UserError(f"{self.path} holds other files than a run's: name another folder with --out")
@@ -63,11 +76,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path} cannot be made ({error.strerror}): name another folder with --out") from None
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         record = {
             "script": self.script,
             "args": options,
             "argv": sys.argv,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "started": started.get("started", now),
+            "resumed": [*started.get("resumed", []), now] if resume else [],
             "git": git_state(),
             "python": platform.python_version(),
             "packages": {name: package_version(name) for name in PACKAGES},
@@ -76,33 +91,92 @@ class RunFolder:
         }
         write_atomically(self.path / "args.json", json.dumps(record, indent=2) + "\n")
 
+    def _resumed(self, options: dict, data: dict) -> dict:
+        """The record of the run that stands in the folder, once it is known that it can go on with these options."""
+        remedy = "name the run's folder with --out, or start without --resume"
+        started = read_object(self.path / "args.json", remedy)
+        if started.get("script") != self.script:
+            raise UserError(f"{self.path} is a run of {started.get('script')}, not of {self.script}: name another --out")
+        recover(self.path / "last")
+        unseal(self.path / "last", self.script, "there is nothing whole to resume: start without --resume")
+        try:
+            earlier, ranks, digest = started["args"], len(started["gpus"]), started["data"]["sha256"]
+            before = dict(zip(FIXED, map(earlier.get, FIXED)), data=digest)
+            before["examples an update"] = earlier["batch_size"] * earlier["grad_accum"] * ranks
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{self.path / 'args.json'} is of an older layout: {remedy}") from None
+        after = dict(zip(FIXED, map(options.get, FIXED)), data=data["sha256"])
+        after["examples an update"] = options["batch_size"] * options["grad_accum"] * len(self.gpus)
+        for name in sorted(set(earlier) | set(options)):
+            if name not in OF_THE_CALL and earlier.get(name) != options.get(name):
+                print(f"--{name} was {earlier.get(name)} before, and is {options.get(name)} from here on")
+        other = [name for name in after if before[name] != after[name]]
+        if other and not options.get("force"):
+            listed = ", ".join(name if name == "data" else f"{name} {before[name]} -> {after[name]}" for name in other)
+            raise UserError(f"{self.path} would go on as another run ({listed}): give what it was started with, or --force")
+        return started
+
+    def rewind(self, state: dict) -> None:
+        """Take out of `log.jsonl` what came after the checkpoint that a resumed run goes on from, and half a last line.
+
+        What a save that was cut off left goes, too.
+        """
+        if not self.main:
+            return
+        for name in ("last.tmp", "last.old", "best.tmp"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        path = self.path / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                last = state["evaluated"] if record["event"] == "evaluation" else state["update"] - 1
+                kept += [line + "\n"] if record["update"] <= last else []
+            except (ValueError, KeyError, TypeError):  # the run was cut off while it wrote this line
+                continue
+        write_atomically(path, "".join(kept))
+
     def log(self, record: dict) -> None:
-        """Append one record to `log.jsonl`."""
+        """Append one record to `log.jsonl`, and pass its numbers to the experiment tracker."""
         if self.main:
             with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+            if self.track:
+                numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "update"}
+                self.track({f"{record['event']}/{name}": value for name, value in numbers.items()}, step=record["update"])
 
-    def log_update(self, state: dict, total: int, loss: float, rate: float, seconds: float, tokens: int, examples: int) -> dict:
-        """Log an update of `tokens` real tokens, print every tenth, and return the state of the loop after it."""
-        update = state["update"]
-        self.log(dict(event="update", update=update, loss=loss, learning_rate=rate, seconds=seconds, tokens=tokens))
-        added = dict(update=1, train_seconds=seconds, train_tokens=tokens, examples_seen=examples)
+    def log_update(self, state: dict, total: int, examples: int, flops: float, **record: float) -> dict:
+        """Log an update, print every tenth, and return the state of the loop after it.
+
+        `record`: its loss, learning_rate, seconds, tokens (real ones) and memory_gib (the most held so far on this rank).
+        """
+        update, seconds, tokens = state["update"], record["seconds"], record["tokens"]
+        self.log(dict(event="update", update=update) | record)
+        added = dict(update=1, train_seconds=seconds, train_tokens=tokens, train_flops=flops, examples_seen=examples)
         state = state | {name: state[name] + more for name, more in added.items()}
         if self.main and (update % 10 == 0 or update == total - 1):
             eta = (total - state["update"]) * state["train_seconds"] / state["update"]
             hours, minutes = divmod(round(eta / 60), 60)
+            used = utilisation(flops, seconds, self.gpus)
             print(
-                f"update {update:05d}/{total:05d} {update / total:5.1%} | loss {loss:.4f} | lr {rate:.1e} | {seconds:.2f} s | "
-                f"{tokens / seconds:,.0f} tok/s | eta {hours}h{minutes:02d}m",
+                f"update {update:05d}/{total:05d} {update / total:5.1%} | loss {record['loss']:.4f} | "
+                f"lr {record['learning_rate']:.1e} | {seconds:.2f} s | {tokens / seconds:,.0f} tok/s | "
+                + (f"utilisation {used:.0%} | " if used else "")
+                + f"{record['memory_gib']:.1f} GiB | eta {hours}h{minutes:02d}m",
                 flush=True,
             )
         return state
 
     def log_evaluation(self, update: int, total: int, rows: Sequence[dict], figures: dict) -> None:
-        """Log one evaluation, and print its figures and two examples: reading what a model writes is how bugs are found."""
+        """Log one evaluation, draw the curves, and print its figures and two examples: reading them is how bugs are found."""
         self.log(dict(event="evaluation", update=update) | figures)
         if not self.main:
             return
+        from data.report import curves  # matplotlib takes a second, and other ranks have no use for it
+
+        attempt("curves.png", curves, self.path)
         for row in (rows[0], rows[len(rows) // 2]):
             verdict = "right" if row["execution_match"] else f"wrong, {row['error']}"
             print(f"  question   {row['question']}\n  gold       {one_line(row['gold'])}")
@@ -133,15 +207,19 @@ class RunFolder:
         memory: int,
         state: dict,
         figures: dict,
+        benchmark: Benchmark,
+        relative_to: str = "",
     ) -> None:
-        """Write the predictions and `result.json`.
+        """Write the predictions, `result.json` and `report.html`, and print the run's row of a table of results.
 
         `parameters` counts them; `gpus` names each rank's GPU ("cpu": none); `memory` is the most that a rank held, in
         bytes: allocated on its GPU, or resident on a CPU; `state` is the loop's last; `figures` are the last evaluation's.
-        Accuracies are shares from 0 to 1.
+        Accuracies are shares from 0 to 1. `relative_to`: a finished run, whose times are 1 in the row.
         """
         if not self.main:
             return
+        from data import page, report
+
         self.predictions(rows)
         started = read_object(self.path / "args.json", "start the run again")
         seconds = state["train_seconds"]
@@ -159,6 +237,7 @@ class RunFolder:
             train_seconds=seconds,
             train_examples_per_second=state["examples_seen"] / seconds if seconds else None,
             train_tokens_per_second=state["train_tokens"] / seconds if seconds else None,
+            utilisation=utilisation(state["train_flops"], seconds, gpus),
             eval_seconds=figures["eval_seconds"],
             eval_examples_per_second=figures["eval_examples_per_second"],
             peak_memory_gib=memory / 2**30,
@@ -168,7 +247,18 @@ class RunFolder:
             data=started["data"]["directory"],
         )
         write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        attempt("report.html", page.write, self.path, benchmark, rows, result)
+        relative = read_object(Path(relative_to) / "result.json", "name a finished run") if relative_to else None
+        print(f"{report.TABLE_HEAD}\n{report.table_row(result, started, relative)}")
         print(f"execution accuracy {result['execution_accuracy']:.1%} of {result['n']:,} dev examples; the run: {self.path}")
+
+
+def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
+    """Make a picture or page; what goes wrong there is said, and costs no run its result."""
+    try:
+        make(*arguments)
+    except Exception as error:
+        print(f"{name} was not made ({type(error).__name__}: {error})")
 
 
 def check_options(options: dict) -> None:
@@ -181,74 +271,16 @@ def check_options(options: dict) -> None:
             raise UserError(f"--{name} {options[name]} is out of range: give 0 or more and less than 1")
     if options["tiny"] and options["random_weights"]:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
-
-
-def checkpoint_of(model: str) -> Path | None:
-    """The checkpoint that --model names, the best one of a run folder; None where it names a model."""
-    recover(Path(model) / "best")
-    return next((folder for folder in (Path(model) / "best", Path(model)) if (folder / "checkpoint.json").is_file()), None)
-
-
-def base_of(options: dict, script: str) -> dict:
-    """What is trained: --model and its size, or what the checkpoint that --model names was trained from.
-
-    Raises UserError for another script's checkpoint, and where --tiny or --random_weights differ from the checkpoint's.
-    """
-    kept = ("model", "tiny", "random_weights", "seed")
-    checkpoint = checkpoint_of(options["model"])
-    if checkpoint is None:
-        return {name: options[name] for name in kept}
-    record = read_object(checkpoint / "checkpoint.json", "name another --model")
-    if record.get("script") != script:
-        raise UserError(f"{checkpoint} was saved by {record.get('script')}.py: name a checkpoint of {script}.py")
-    if not isinstance(record.get("base"), dict) or not set(kept) <= set(record["base"]):
-        raise UserError(f"{checkpoint}/checkpoint.json does not say what was trained: name another --model")
-    for flag in ("tiny", "random_weights"):
-        if record["base"][flag] != options[flag]:
-            how = "with" if record["base"][flag] else "without"
-            raise UserError(f"{checkpoint} was trained {how} --{flag}: run it {how} --{flag} here too")
-    return record["base"]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, never meets half of it."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-
-
-def replace_folder(aside: Path, final: Path) -> None:
-    """Put the folder `aside` in the place of `final`; after a crash at any moment `recover` finds one of them whole."""
-    recover(final)  # an earlier one that was cut off: its .old may be all there is
-    earlier = final.with_name(final.name + ".old")
-    shutil.rmtree(earlier, ignore_errors=True)
-    if final.exists():
-        final.rename(earlier)
-    aside.rename(final)
-    shutil.rmtree(earlier, ignore_errors=True)
-
-
-def recover(final: Path) -> None:
-    """Undo a `replace_folder` that was cut off between its two renames."""
-    earlier = final.with_name(final.name + ".old")
-    if earlier.exists() and not final.exists():
-        earlier.rename(final)
-
-
-def read_object(path: Path, remedy: str) -> dict:
-    """A JSON object from a run folder. Raises UserError, with `remedy`, where it is missing or malformed."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {remedy}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): {remedy}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object: {remedy}")
-    return content
+    question = options.get("ask")
+    if question is not None and not options["db"]:
+        raise UserError("--ask needs a database: name a SQLite file with --db FILE")
+    if question is not None and not question.strip():
+        raise UserError("the question of --ask is empty: ask something about the database")
+    tracker = options.get("report_to", "none")
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise UserError(f"--report_to {tracker}: it is not installed: pip install {tracker}")
+    if options.get("relative_to"):
+        read_object(Path(options["relative_to"]) / "result.json", "name a finished run with --relative_to")
 
 
 def git_state() -> dict:

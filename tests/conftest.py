@@ -1,6 +1,7 @@
 """What the scripts' tests share: a run of a script in this process, with its records."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -15,9 +16,18 @@ def threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def signals():
+    """A run in this process listens to signals: afterwards they are pytest's again."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for handler in handlers:
+        signal.signal(*handler)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """`run(script module, *options, out=name)` runs `main` with --tiny and returns its records."""
+    """`run(script module, *options, out=name)` runs `main` with --tiny and returns its records, {} where it makes none."""
     from accelerate.state import AcceleratorState, GradientState
 
     def go(script, *options: str, out: str = "run", tiny: bool = True) -> dict:
@@ -27,7 +37,7 @@ def run(tmp_path, monkeypatch):
         argv = [script.__file__, *(["--tiny"] if tiny else []), "--out", str(folder), *options]
         monkeypatch.setattr(sys, "argv", argv)
         script.main()
-        return records(folder)
+        return records(folder) if folder.exists() else {}
 
     return go
 
@@ -39,3 +49,7 @@ def records(folder: Path) -> dict:
     result = json.loads((folder / "result.json").read_text())
     predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     return dict(folder=folder, result=result, log=log, losses=losses, predictions=predictions)
+
+
+def files(path: Path) -> dict[str, str]:
+    return {str(file.relative_to(path)): file.read_text(errors="replace") for file in path.rglob("*") if file.is_file()}

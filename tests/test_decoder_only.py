@@ -23,6 +23,7 @@ import llama_65b
 from data import sample, spider
 from data.errors import UserError
 from data.prompt import CUE, prompt, target
+from data.signals import Stop
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ("--eval_examples", "6", "--eval_every", "0", "--batch_size", "8")
@@ -173,8 +174,8 @@ def test_padding_does_not_change_what_is_written(script, args, model, tokenizer,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "clean_sql", lambda text: text)
         columns = script.Dataset.from_list(rows)
-        together = script.generate(model.eval(), tokenizer, columns, raw, accelerator)
-        alone = script.generate(model, tokenizer, columns, replace(raw, eval_batch_size=1), accelerator)
+        together = script.generate(model.eval(), tokenizer, columns, raw, accelerator, Stop())
+        alone = script.generate(model, tokenizer, columns, replace(raw, eval_batch_size=1), accelerator, Stop())
     assert together == alone and len(set(together)) > 1
     assert not any("SQL" in text for text in together)  # nothing of the prompt
 

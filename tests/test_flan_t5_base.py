@@ -154,7 +154,8 @@ def test_a_checkpoint_of_flan_shape_loads_with_its_own_output_layer(tmp_path, to
 def test_a_run_leaves_its_whole_folder(run):
     done = run(script, *FEW, "--max_updates", "3")
     files = {path.name for path in done["folder"].iterdir()}
-    assert files == {"args.json", "log.jsonl", "last", "best", "predictions.jsonl", "predicted.sql", "gold.sql", "result.json"}
+    written = {"args.json", "log.jsonl", "predictions.jsonl", "predicted.sql", "gold.sql", "result.json"}
+    assert files == written | {"last", "best", "curves.png", "report.html"}
     assert done["result"]["updates"] == 3 and done["result"]["examples_seen"] == 24 and done["result"]["n"] == 8
     assert len({row["index"] for row in done["predictions"]}) == len(done["predictions"]) == 8
     assert done["result"]["train_tokens_per_second"] > 0 and done["result"]["peak_memory_gib"] > 0

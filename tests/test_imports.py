@@ -17,7 +17,8 @@ def python(code: str, *options: str) -> subprocess.CompletedProcess:
 
 
 def test_all_of_data_is_there():
-    names = ("batches", "cache", "errors", "execute", "prompt", "run", "sample", "score", "spider", "sql", "words")
+    names = ("ask", "batches", "cache", "checkpoints", "errors", "execute", "files", "hardware", "page", "prompt", "report")
+    names += ("run", "sample", "score", "signals", "spider", "sql", "words")
     assert {f"data.{name}" for name in names} <= set(MODULES)
 
 
@@ -29,12 +30,14 @@ def test_data_does_without(blocked):
 
 def test_data_brings_no_model_library_with_it():
     done = python(f"import sys, data, {', '.join(MODULES)}; print(*sys.modules)")
-    heavy = {"torch", "transformers", "datasets", "tokenizers", "accelerate", "peft", "bitsandbytes", "numpy"}
+    heavy = {"torch", "transformers", "datasets", "tokenizers", "accelerate", "peft", "bitsandbytes", "numpy", "matplotlib"}
     assert done.returncode == 0, done.stderr
     assert not heavy & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["data.spider", "data.prompt", "data.execute", "data.score", "data.sql", "data.sample"])
+@pytest.mark.parametrize(
+    "module", ["data.spider", "data.prompt", "data.execute", "data.score", "data.sql", "data.sample", "data.page", "data.ask"]
+)
 def test_reading_and_scoring_need_the_standard_library_only(module):
     """-S: nothing that is installed can be found."""
     done = python(f"import {module}", "-S")

@@ -1,31 +1,24 @@
 """The run folder: nothing of an earlier run is lost, nothing is half written, and the figures add up."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
+from conftest import files
 
+from data import page
+from data.checkpoints import seal
 from data.errors import UserError
-from data.run import (
-    RunFolder,
-    base_of,
-    check_options,
-    checkpoint_of,
-    read_object,
-    recover,
-    replace_folder,
-    write_atomically,
-)
+from data.run import RunFolder, check_options
 
-OPTIONS = {"batch_size": 4, "eval_batch_size": 16, "seed": 0}
+OPTIONS = {"model": "some/model", "batch_size": 4, "grad_accum": 2, "eval_batch_size": 16, "seed": 0}
 DATA = {"directory": "data/spider", "examples": {"train": 7, "dev": 2}, "sha256": "0"}
 RESULT = """script, model, method, parameters, trainable_parameters, trainable_percent, trainable_percent_packed, gpus,
 gpu_name, train_batch_size, eval_batch_size, updates, examples_seen, train_seconds, train_examples_per_second,
-train_tokens_per_second, eval_seconds, eval_examples_per_second, peak_memory_gib, execution_accuracy, exact_match, n, data"""
-STATE = dict(update=0, best=-1.0, train_seconds=0.0, train_tokens=0, examples_seen=0)
+train_tokens_per_second, utilisation, eval_seconds, eval_examples_per_second,
+peak_memory_gib, execution_accuracy, exact_match, n, data"""
+STATE = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
 FIGURES = dict(execution_accuracy=0.5, exact_match=0.25, n=2, eval_seconds=4.0, eval_examples_per_second=0.5)
 PARAMETERS = dict(parameters=200, trainable_parameters=50, trainable_percent=25.0, trainable_percent_packed=40.0)
 
@@ -38,6 +31,12 @@ def row(index: int, gold: str, predicted: str) -> dict:
 ROWS = [row(0, "SELECT 1", "SELECT 2"), row(1, "SELECT a,\n  b FROM c", "SELECT 'x\ny'\tFROM c")]
 
 
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    """The rows here are of no real database: the page has tests of its own."""
+    monkeypatch.setattr(page, "write", lambda folder, benchmark, rows, result: None)
+
+
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
     made = RunFolder(tmp_path / "runs" / "some", "some_script")
@@ -46,12 +45,25 @@ def folder(tmp_path) -> RunFolder:
 
 
 def finish(folder: RunFolder, rows: list[dict] = ROWS, gpus: tuple = ("GPU", "GPU"), **state) -> dict:
-    folder.finish(rows, "some/model", "QLoRA NF4", PARAMETERS, gpus, 3 * 2**30, STATE | state, FIGURES)
+    folder.finish(rows, "some/model", "QLoRA NF4", PARAMETERS, gpus, 3 * 2**30, STATE | state, FIGURES, None)
     return json.loads((folder.path / "result.json").read_text()) if folder.main else {}
 
 
-def files(path: Path) -> dict[str, str]:
-    return {str(file.relative_to(path)): file.read_text() for file in path.rglob("*") if file.is_file()}
+def record(loss: float = 0.5, seconds: float = 2.0, tokens: int = 100) -> dict:
+    return dict(loss=loss, learning_rate=1e-4, seconds=seconds, tokens=tokens, memory_gib=23.14)
+
+
+def with_checkpoint(folder: RunFolder, update: int = 2, evaluated: int = 0, script: str = "some_script") -> RunFolder:
+    """A run with a checkpoint after so many updates, and three updates and two evaluations in its log."""
+    (folder.path / "last").mkdir(parents=True)
+    (folder.path / "last" / "weights").write_text("12345")
+    base = dict(model="some/model", tiny=False, random_weights=False, seed=0)
+    seal(folder.path / "last", dict(script=script, base=base, state=STATE | dict(update=update, evaluated=evaluated)))
+    for number in range(3):
+        folder.log(dict(event="update", update=number))
+    for number in (0, 2):
+        folder.log(dict(event="evaluation", update=number))
+    return folder
 
 
 def lines(path: Path) -> list[str]:
@@ -63,14 +75,14 @@ def lines(path: Path) -> list[str]:
 
 def test_what_a_run_was_given_is_written_down(folder):
     record = json.loads((folder.path / "args.json").read_text())
-    assert set(record) == {"script", "args", "argv", "started", "git", "python", "packages", "gpus", "data"}
+    assert set(record) == {"script", "args", "argv", "started", "resumed", "git", "python", "packages", "gpus", "data"}
     assert (record["script"], record["args"], record["gpus"], record["data"]) == ("some_script", OPTIONS, ["GPU"], DATA)
     assert set(record["git"]) == {"commit", "dirty"} and record["packages"]["torch"]
     assert files(folder.path).keys() == {"args.json"}
 
 
 def test_an_earlier_run_moves_aside_whole(folder):
-    folder.log({"event": "update"})
+    folder.log({"event": "update", "update": 0})
     (folder.path / "best").mkdir()
     (folder.path / "best" / "weights").write_text("1")
     for number in (1, 2, 3):
@@ -101,13 +113,70 @@ def test_a_folder_that_cannot_be_made(tmp_path, path):
         RunFolder(tmp_path / path, "some_script").start(OPTIONS, DATA, [], resume=False)
 
 
-def test_a_resumed_run_keeps_its_folder_and_its_log(folder):
-    folder.log({"update": 0})
+def test_a_resumed_run_keeps_its_folder_and_the_log_up_to_its_checkpoint(folder):
+    with_checkpoint(folder)
+    first = json.loads((folder.path / "args.json").read_text())
+    with (folder.path / "log.jsonl").open("a") as file:
+        file.write('{"event": "upda')  # cut off
+    (folder.path / "last.tmp").mkdir()
     again = RunFolder(folder.path, "some_script")
     again.start(OPTIONS, DATA, ["GPU"], resume=True)
-    again.log({"update": 1})
-    assert [json.loads(line) for line in lines(folder.path / "log.jsonl")] == [{"update": 0}, {"update": 1}]
-    assert [path.name for path in folder.path.parent.iterdir()] == ["some"]
+    again.rewind(STATE | dict(update=2, evaluated=0))
+    again.log({"event": "update", "update": 2})
+    log = [json.loads(line) for line in lines(folder.path / "log.jsonl")]
+    assert [(entry["event"][0], entry["update"]) for entry in log] == [("u", 0), ("u", 1), ("e", 0), ("u", 2)]
+    assert [path.name for path in folder.path.parent.iterdir()] == ["some"] and not (folder.path / "last.tmp").exists()
+    second = json.loads((folder.path / "args.json").read_text())
+    assert second["started"] == first["started"] and len(second["resumed"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "gpus", "message"),
+    [
+        (OPTIONS | dict(seed=1), DATA, ["GPU"], "another run (seed 0 -> 1)"),
+        (OPTIONS | dict(model="other"), DATA, ["GPU"], "another run (model some/model -> other)"),
+        (OPTIONS, DATA | dict(sha256="1"), ["GPU"], "another run (data)"),
+        (OPTIONS, DATA, ["GPU", "GPU"], "another run (examples an update 8 -> 16)"),
+        (OPTIONS | dict(batch_size=2), DATA, ["GPU"], "another run (examples an update 8 -> 4)"),
+    ],
+)
+def test_options_that_would_silently_change_a_run_are_refused(folder, options, data, gpus, message):
+    before = files(with_checkpoint(folder).path)
+    again = RunFolder(folder.path, "some_script")
+    with pytest.raises(UserError, match=re.escape(message)):
+        again.start(options, data, gpus, resume=True)
+    assert files(folder.path) == before
+    again.start(options | dict(force=True), data, gpus, resume=True)
+
+
+def test_options_that_differ_are_shown(folder, capsys):
+    with_checkpoint(folder)
+    RunFolder(folder.path, "some_script").start(OPTIONS | dict(epochs=9, resume=True), DATA, ["GPU"], resume=True)
+    assert capsys.readouterr().out == "--epochs was None before, and is 9 from here on\n"
+
+
+def test_as_many_examples_an_update_on_other_gpus_are_the_same_run(folder):
+    with_checkpoint(folder)
+    RunFolder(folder.path, "some_script").start(OPTIONS | dict(grad_accum=1), DATA, ["GPU", "GPU"], resume=True)
+
+
+def test_what_is_not_whole_is_not_resumed(folder):
+    with pytest.raises(UserError, match="last/checkpoint.json is missing: there is nothing whole to resume"):
+        RunFolder(folder.path, "some_script").start(OPTIONS, DATA, ["GPU"], resume=True)
+    before = files(with_checkpoint(folder).path)
+    changes = [(lambda file: file.write_text("1"), "last/weights has 1 bytes where 5"), (Path.unlink, "weights is missing")]
+    for change, message in changes:
+        change(folder.path / "last" / "weights")
+        with pytest.raises(UserError, match=message):
+            RunFolder(folder.path, "some_script").start(OPTIONS, DATA, ["GPU"], resume=True)
+        assert files(folder.path)["args.json"] == before["args.json"]
+
+
+def test_a_run_of_an_older_layout_is_not_resumed(folder):
+    with_checkpoint(folder)
+    (folder.path / "args.json").write_text(json.dumps(dict(script="some_script")))
+    with pytest.raises(UserError, match="args.json is of an older layout"):
+        RunFolder(folder.path, "some_script").start(OPTIONS, DATA, ["GPU"], resume=True)
 
 
 def test_the_run_of_another_script_is_not_resumed(folder):
@@ -128,7 +197,8 @@ def test_other_ranks_write_nothing(tmp_path, capsys):
     for resume in (False, True):
         other.start(OPTIONS, DATA, ["GPU"], resume)
     other.log({"event": "update"})
-    state = other.log_update(STATE, 1, 0.5, 1e-4, 2.0, 100, 8)
+    other.rewind(STATE)
+    state = other.log_update(STATE, 1, 8, 1e9, **record())
     other.log_evaluation(0, 1, ROWS, FIGURES)
     other.predictions(ROWS)
     finish(other)
@@ -143,22 +213,38 @@ def test_an_update_is_logged_and_counted(folder):
     state = STATE | dict(best=0.25)
     for update, (seconds, tokens) in enumerate([(2.0, 100), (0.5, 60), (1.5, 40)]):
         assert state["update"] == update
-        state = folder.log_update(state, 30, 0.5 - update / 10, 1e-4, seconds, tokens, 8)
-    assert state == dict(update=3, best=0.25, train_seconds=4.0, train_tokens=200, examples_seen=24)
+        state = folder.log_update(state, 30, 8, 1e12, **record(0.5 - update / 10, seconds, tokens))
+    counts = dict(update=3, train_seconds=4.0, train_tokens=200, train_flops=3e12, examples_seen=24)
+    assert state == counts | dict(best=0.25, evaluated=-1)
     assert STATE["update"] == 0  # the state given is left as it was
     records = [json.loads(line) for line in lines(folder.path / "log.jsonl")]
-    assert records[1] == dict(event="update", update=1, loss=0.4, learning_rate=1e-4, seconds=0.5, tokens=60)
+    assert records[1] == dict(event="update", update=1) | record(0.4, 0.5, 60)
     assert [record["update"] for record in records] == [0, 1, 2]
 
 
 def test_every_tenth_update_and_the_last_are_printed(folder, capsys):
     state = STATE
     for _ in range(24):
-        state = folder.log_update(state, 24, 0.4312, 1.9e-4, 3.41, 4231, 8)
+        state = folder.log_update(state, 24, 8, 1e12, **record(0.4312, 3.41, 4231))
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in printed] == ["00000/00024", "00010/00024", "00020/00024", "00023/00024"]
-    assert "| loss 0.4312 | lr 1.9e-04 | 3.41 s | 1,241 tok/s | eta 0h01m" in printed[1]
+    assert "| loss 0.4312 | lr 1.0e-04 | 3.41 s | 1,241 tok/s | 23.1 GiB | eta 0h01m" in printed[1]
     assert printed[-1].endswith("eta 0h00m")
+
+
+def test_utilisation_is_printed_where_the_peak_of_the_gpus_is_known(tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run", "some_script")
+    folder.start(OPTIONS, DATA, ["NVIDIA H100 80GB HBM3"] * 2, resume=False)
+    folder.log_update(STATE, 1, 8, 989.4e12, **record(seconds=2.0))
+    assert "| utilisation 25% |" in capsys.readouterr().out
+
+
+def test_a_tracker_gets_the_numbers(tmp_path):
+    seen = []
+    folder = RunFolder(tmp_path / "run", "some_script", track=lambda values, step: seen.append((step, values)))
+    folder.start(OPTIONS, DATA, ["GPU"], resume=False)
+    folder.log(dict(event="update", update=3, loss=0.5, by_hardness={}))
+    assert seen == [(3, {"update/loss": 0.5})]
 
 
 def test_an_evaluation_is_logged_with_two_examples_printed(folder, capsys):
@@ -171,6 +257,7 @@ def test_an_evaluation_is_logged_with_two_examples_printed(folder, capsys):
 
 def test_an_evaluation_of_one_example(folder):
     folder.log_evaluation(0, 1, ROWS[:1], FIGURES)
+    assert (folder.path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 # ---------------------------------------------------------------------------------------------------------- predictions
@@ -204,11 +291,19 @@ def test_the_result_has_exactly_its_keys(folder):
     assert files(folder.path).keys() == {"args.json", "predictions.jsonl", "predicted.sql", "gold.sql", "result.json"}
 
 
+def test_a_page_that_fails_costs_no_result(folder, monkeypatch, capsys):
+    monkeypatch.setattr(page, "write", lambda *arguments: 1 / 0)
+    assert finish(folder)["n"] == 2
+    assert "report.html was not made (ZeroDivisionError: " in capsys.readouterr().out
+
+
 def test_the_figures_of_a_result(folder):
     result = finish(folder, update=3, examples_seen=24, train_seconds=4.0, train_tokens=200)
     expected = dict(script="some_script", model="some/model", method="QLoRA NF4", gpus=2, gpu_name="GPU", updates=3, n=2)
     expected |= PARAMETERS | FIGURES | dict(train_batch_size=4, eval_batch_size=16, peak_memory_gib=3.0, data="data/spider")
-    expected |= dict(train_seconds=4.0, train_examples_per_second=6.0, train_tokens_per_second=50.0, examples_seen=24)
+    expected |= dict(
+        utilisation=None, train_seconds=4.0, train_examples_per_second=6.0, train_tokens_per_second=50.0, examples_seen=24
+    )
     assert result == expected
 
 
@@ -220,186 +315,6 @@ def test_what_was_not_trained_has_no_speed(folder):
 
 def test_a_cpu_is_no_gpu(folder):
     assert {key: finish(folder, gpus=("cpu", "cpu"))[key] for key in ("gpus", "gpu_name")} == dict(gpus=0, gpu_name="cpu")
-
-
-# -------------------------------------------------------------------------------------------------- files and checkpoints
-
-
-def test_a_file_is_never_half_written(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "a.json", "whole")
-
-    def power_cut(*_):
-        raise KeyboardInterrupt
-
-    for name in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(os, name, power_cut)
-            with pytest.raises(KeyboardInterrupt):
-                write_atomically(tmp_path / "a.json", "new")
-        assert (tmp_path / "a.json").read_text() == "whole"
-    write_atomically(tmp_path / "a.json", "new")
-    assert files(tmp_path) == {"a.json": "new"}
-
-
-def checkpoint(path: Path, content: str) -> Path:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    for name in ("checkpoint.json", "weights"):
-        (path / name).write_text(content)
-    return path
-
-
-def whole(path: Path) -> str | None:
-    """What a checkpoint holds; None where it is not there, or in pieces."""
-    found = files(path) if path.is_dir() else {}
-    contents = set(found.values())
-    return contents.pop() if found.keys() == {"checkpoint.json", "weights"} and len(contents) == 1 else None
-
-
-def cut_off(patch: pytest.MonkeyPatch, moment: int) -> None:
-    """Raise KeyboardInterrupt before change number `moment` to the file system, renames and deletions of one file."""
-    changes = 0
-
-    def guarded(real):
-        def change(*arguments, **options):
-            nonlocal changes
-            changes += 1
-            if changes > moment:
-                raise KeyboardInterrupt
-            return real(*arguments, **options)
-
-        return change
-
-    def rmtree(path, ignore_errors=False):
-        for file in sorted(path.iterdir()) if path.exists() else []:
-            file.unlink()
-        if path.exists():
-            path.rmdir()
-
-    patch.setattr(shutil, "rmtree", rmtree)
-    for name in ("rename", "replace", "unlink", "rmdir"):
-        patch.setattr(Path, name, guarded(getattr(Path, name)))
-
-
-MOMENTS = range(9)
-
-
-def replace_until(monkeypatch, folder: Path, content: str, moment: int) -> bool:
-    """Replace folder/best; whether that came to its end before `moment`."""
-    aside = checkpoint(folder / "best.tmp", content)
-    with monkeypatch.context() as patch:
-        cut_off(patch, moment)
-        try:
-            replace_folder(aside, folder / "best")
-        except KeyboardInterrupt:
-            return False
-    return True
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_crash_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch, moment):
-    checkpoint(tmp_path / "best", "old")
-    done = replace_until(monkeypatch, tmp_path, "new", moment)
-    recover(tmp_path / "best")
-    assert whole(tmp_path / "best") in (("new",) if done else ("old", "new"))
-
-
-@pytest.mark.parametrize("first", MOMENTS)
-@pytest.mark.parametrize("second", MOMENTS)
-def test_two_crashes_without_a_recovery_between(tmp_path, monkeypatch, first, second):
-    checkpoint(tmp_path / "best", "old")
-    replace_until(monkeypatch, tmp_path, "new", first)
-    replace_until(monkeypatch, tmp_path, "newer", second)
-    recover(tmp_path / "best")
-    assert whole(tmp_path / "best") in ("old", "new", "newer")
-
-
-def test_the_moments_reach_the_end(tmp_path, monkeypatch):
-    checkpoint(tmp_path / "best", "old")
-    assert not replace_until(monkeypatch, tmp_path, "new", 1)
-    assert replace_until(monkeypatch, tmp_path, "newer", MOMENTS[-1])
-    assert whole(tmp_path / "best") == "newer" and [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
-def test_a_first_checkpoint_takes_its_place(tmp_path):
-    replace_folder(checkpoint(tmp_path / "best.tmp", "first"), tmp_path / "best")
-    assert whole(tmp_path / "best") == "first" and [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
-def test_nothing_to_recover_changes_nothing(tmp_path):
-    checkpoint(tmp_path / "best", "new")
-    checkpoint(tmp_path / "best.old", "old")
-    recover(tmp_path / "best")
-    recover(tmp_path / "last")
-    assert whole(tmp_path / "best") == "new" and not (tmp_path / "last").exists()
-
-
-# ------------------------------------------------------------------------------------------------- what --model can name
-
-BASE = dict(model="hub/model", tiny=False, random_weights=False, seed=7)
-ASKED = dict(tiny=False, random_weights=False, seed=0, epochs=3)
-
-
-def saved(path: Path, record: object) -> str:
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "checkpoint.json").write_text(record if isinstance(record, str) else json.dumps(record))
-    return str(path)
-
-
-def test_a_model_that_is_no_checkpoint_is_the_base_itself(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    for model in ("hub/model", str(tmp_path), str(tmp_path / "none")):
-        assert checkpoint_of(model) is None
-        assert base_of(ASKED | dict(model=model), "a") == dict(model=model, tiny=False, random_weights=False, seed=0)
-
-
-def test_a_run_folder_stands_for_its_best_checkpoint(tmp_path):
-    for name in ("best", "last"):
-        saved(tmp_path / name, dict(script="a", base=BASE))
-    assert checkpoint_of(str(tmp_path)) == tmp_path / "best"
-    assert checkpoint_of(str(tmp_path / "last")) == tmp_path / "last"
-    assert base_of(ASKED | dict(model=str(tmp_path)), "a") == BASE
-
-
-def test_a_best_checkpoint_that_was_being_replaced_is_found(tmp_path):
-    saved(tmp_path / "best.old", dict(script="a", base=BASE))
-    assert checkpoint_of(str(tmp_path)) == tmp_path / "best"
-
-
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        (dict(script="b", base=BASE), "was saved by b.py: name a checkpoint of a.py"),
-        (dict(script="a"), "does not say what was trained: name another --model"),
-        (dict(script="a", base=5), "does not say what was trained: name another --model"),
-        (dict(script="a", base=[["model"]]), "does not say what was trained: name another --model"),
-        (dict(script="a", base=dict(model="m")), "does not say what was trained: name another --model"),
-        (dict(script="a", base=BASE | dict(tiny=True)), "was trained with --tiny: run it with --tiny here too"),
-        (dict(script="a", base=BASE | dict(random_weights=True)), "was trained with --random_weights: run it with"),
-        ("[]", "checkpoint.json does not hold a JSON object: name another --model"),
-        ("", "checkpoint.json cannot be read .*: name another --model"),
-        ("[" * 200_000, "checkpoint.json cannot be read .*: name another --model"),
-        ('{"a": 1' + "0" * 10_000 + "}", "checkpoint.json cannot be read .*: name another --model"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit(tmp_path, record, message):
-    model = saved(tmp_path, record)
-    with pytest.raises(UserError, match=message) as caught:
-        base_of(ASKED | dict(model=model), "a")
-    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_checkpoint_of_the_real_model_refuses_tiny(tmp_path):
-    with pytest.raises(UserError, match="was trained without --tiny: run it without --tiny here too"):
-        base_of(ASKED | dict(model=saved(tmp_path, dict(script="a", base=BASE)), tiny=True), "a")
-
-
-def test_an_object_that_is_not_there_or_not_utf_8(tmp_path):
-    with pytest.raises(UserError, match="a.json is missing: make it"):
-        read_object(tmp_path / "a.json", "make it")
-    (tmp_path / "a.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(UserError, match="a.json cannot be read .*: make it"):
-        read_object(tmp_path / "a.json", "make it")
 
 
 # --------------------------------------------------------------------------------------------------------------- options
@@ -428,6 +343,20 @@ def test_a_share_lies_below_one(name):
     for value in (-1e-9, 1.0, 5.0, float("nan"), float("inf"), float("-inf")):
         with pytest.raises(UserError, match=f"^--{name} {value} is out of range: give 0 or more and less than 1$"):
             check_options(SOUND | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(ask="How many?", db=""), "--ask needs a database: name a SQLite file with --db FILE"),
+        (dict(ask="  ", db="a.sqlite"), "the question of --ask is empty"),
+        (dict(report_to="no_such_tracker"), "--report_to no_such_tracker: it is not installed: pip install no_such_tracker"),
+        (dict(relative_to="none"), "none/result.json is missing: name a finished run with --relative_to"),
+    ],
+)
+def test_options_that_lack_something(options, message):
+    with pytest.raises(UserError, match=message):
+        check_options(SOUND | options)
 
 
 def test_two_sizes_exclude_each_other():

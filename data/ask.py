@@ -1,0 +1,77 @@
+"""Questions about any SQLite file: the SQL that a model writes, and the rows that it returns."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from data.errors import UserError
+from data.execute import Executor
+from data.spider import Schema, schema_of_database
+
+ROWS = 20  # of a result, that are printed
+WIDTH = 40  # characters of a value
+
+
+def bare_ask(argv: list[str]) -> list[str]:
+    """The arguments without an `--ask` that no question follows: it then reads them from the terminal."""
+    following = [*argv[1:], "--"]
+    return [word for word, after in zip(argv, following) if word != "--ask" or not after.startswith("--")]
+
+
+def conversation(question: str | None, database: str, answer: Callable[[str, Schema], str]) -> None:
+    """Print SQL and result for `question`, or for each line typed until end of input where it is None.
+
+    `answer(question, schema)` writes the SQL. It runs under the scorer's limits, read-only. Raises UserError for a
+    database that cannot be read; what `answer` raises for a question that is typed is said, and the next one is read.
+    """
+    schema = schema_of_database(Path(database))
+    with Executor(workers=1) as executor:
+        for asked in [question] if question is not None else typed(schema):
+            try:
+                sql = answer(asked.strip(), schema)
+            except UserError as error:
+                if question is not None:
+                    raise
+                print(f"error: {error}")
+                continue
+            print(printable(sql) or "the model wrote no SQL", flush=True)
+            if sql:
+                (result,) = executor.run([(database, sql)])
+                print(table(result.columns, result.rows) if result.rows is not None else f"{result.error}: {result.message}")
+
+
+def typed(schema: Schema) -> Iterator[str]:
+    """The lines of standard input, with a prompt where it is a terminal."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print(f"{schema.db_id}: {', '.join(schema.tables)}\nask, or end with Ctrl-D")
+    while True:
+        print("> " if terminal else "", end="", flush=True)
+        try:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            line = ""
+        if not line:
+            return
+        if line.strip():
+            yield line
+
+
+def table(columns: list[str], rows: list[tuple]) -> str:
+    """The first rows of a result in columns, and how many there are."""
+    shown = [[cell(value) for value in row] for row in [columns, *rows[:ROWS]]]
+    widths = [max(map(len, column)) for column in zip(*shown)]
+    lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in shown]
+    lines.insert(1, "-+-".join("-" * width for width in widths))
+    more = f", the first {ROWS} shown" if len(rows) > ROWS else ""
+    return "\n".join([*lines, f"({len(rows):,} row{'' if len(rows) == 1 else 's'}{more})"])
+
+
+def cell(value: object) -> str:
+    text = "NULL" if value is None else printable(str(value))
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """Text of a model or a database without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,0 +1,115 @@
+"""Questions about any SQLite file: what is printed, and what is refused."""
+
+import io
+import sqlite3
+import sys
+
+import pytest
+
+from data.ask import bare_ask, cell, conversation, table
+from data.errors import UserError
+
+
+@pytest.fixture
+def database(tmp_path):
+    path = tmp_path / "shop.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT)")
+        connection.executemany("INSERT INTO item (name) VALUES (?)", [("tea",), (None,), ("\x1b[31mred",)])
+    return str(path)
+
+
+def answers(*statements):
+    """An `answer` that writes these statements, and notes what it is asked."""
+    written, asked = iter(statements), []
+
+    def answer(question, schema):
+        asked.append((question, schema.tables))
+        return next(written)
+
+    return answer, asked
+
+
+def test_a_question_gives_the_sql_and_its_rows(database, capsys):
+    answer, asked = answers("SELECT id, name FROM item")
+    conversation(" What is there? ", database, answer)
+    assert asked == [("What is there?", ("item",))]
+    rows = ["id | name", "---+---------", "1  | tea", "2  | NULL", "3  | \ufffd[31mred", "(3 rows)"]
+    assert capsys.readouterr().out.splitlines() == ["SELECT id, name FROM item", *rows]
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("", "the model wrote no SQL"),
+        ("SELECT x FROM item", "no such column: no such column: x"),
+        ("DELETE FROM item", "refused: "),
+        ("WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x FROM a) SELECT count(*) FROM a", "timed out: "),
+    ],
+)
+def test_sql_that_gives_no_rows_says_why(database, capsys, sql, says):
+    conversation("What?", database, answers(sql)[0])
+    assert says in capsys.readouterr().out
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM item").fetchone() == (3,)
+
+
+def test_typed_questions_are_answered_until_end_of_input(database, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one?\n\n  \ntwo?"))
+    answer, asked = answers("SELECT 1", "SELECT 2")
+    conversation(None, database, answer)
+    assert [question for question, _ in asked] == ["one?", "two?"]
+    assert capsys.readouterr().out.splitlines()[::5] == ["SELECT 1", "SELECT 2"]
+
+
+def test_a_typed_question_that_fails_does_not_end_the_conversation(database, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("long\nshort\n"))
+
+    def answer(question, schema):
+        if question == "long":
+            raise UserError("too long")
+        return "SELECT 7"
+
+    conversation(None, database, answer)
+    assert "error: too long" in (printed := capsys.readouterr().out) and "SELECT 7" in printed
+    with pytest.raises(UserError, match="too long"):
+        conversation("long", database, answer)
+
+
+def test_a_long_result_and_a_long_value_are_cut():
+    text = table(["n"], [(i,) for i in range(50)])
+    assert len(text.splitlines()) == 2 + 20 + 1 and text.endswith("(50 rows, the first 20 shown)")
+    assert cell("x" * 1000) == "x" * 39 + "…"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4" * 9])
+def test_what_is_no_database_is_refused(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match="is not a SQLite database"):
+        conversation("What?", str(tmp_path / "file"), answers()[0])
+
+
+def test_a_locked_database_and_one_without_tables_are_refused(database, tmp_path):
+    other = sqlite3.connect(database)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UserError, match="locked"):
+        conversation("What?", database, answers()[0])
+    other.close()
+    with sqlite3.connect(tmp_path / "empty.sqlite") as connection:
+        connection.execute("CREATE TABLE t (a)")
+        connection.execute("DROP TABLE t")
+    with pytest.raises(UserError, match="holds no tables"):
+        conversation("What?", str(tmp_path / "empty.sqlite"), answers()[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["--ask", "How?", "--db", "f"], ["--ask", "How?", "--db", "f"]),
+        (["--db", "f", "--ask"], ["--db", "f"]),
+        (["--ask", "--db", "f"], ["--db", "f"]),
+        (["--ask", "", "--db", "f"], ["--ask", "", "--db", "f"]),
+    ],
+)
+def test_ask_without_a_question_is_left_out(given, kept):
+    assert bare_ask(given) == kept

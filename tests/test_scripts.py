@@ -1,0 +1,122 @@
+"""What all four scripts do alike beside learning: records, trackers, questions, and the work that an update is."""
+
+import importlib
+import json
+
+import pytest
+import torch
+from conftest import records
+
+from data import sample
+from data.errors import UserError
+
+SCRIPTS = ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"]
+FEW = ["--batch_size", "4", "--grad_accum", "1", "--eval_every", "2", "--eval_examples", "4", "--max_output_tokens", "8"]
+FEW += ["--max_updates", "3"]
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def database():
+    return str(sample.build() / "database" / "lighthouses" / "lighthouses.sqlite")
+
+
+def test_a_run_shows_itself_and_answers_questions(run, script, database, capsys):
+    """One run, as it takes seconds: its pictures, its page, its row, its tracker, and questions to it."""
+    done = run(script, *FEW, "--report_to", "tensorboard")
+    printed = capsys.readouterr().out
+    names = {path.name for path in done["folder"].iterdir()}
+    assert {"curves.png", "report.html"} <= names and not [name for name in names if name.endswith((".tmp", ".old"))]
+    row = next(line for line in printed.splitlines() if line.startswith(f"| {script.SCRIPT} | "))
+    assert f"| {done['result']['trainable_parameters']:,} of {done['result']['parameters']:,} |" in row
+    page = (done["folder"] / "report.html").read_text()
+    assert json.dumps(done["predictions"][0]["question"])[1:-1] in page
+    update = next(record for record in done["log"] if record["event"] == "update")
+    assert {"loss", "learning_rate", "seconds", "tokens", "memory_gib"} <= set(update)
+    assert done["result"]["utilisation"] is None  # a CPU's peak is not in the table
+    assert tracked(done["folder"]) == done["losses"]
+    asked = ["--model", str(done["folder"]), "--db", database, "--max_output_tokens", "8"]
+    assert run(script, *asked, "--ask", "How many lighthouses are there?", out="other") == {}
+    answered = capsys.readouterr().out
+    assert "the model wrote no SQL" in answered or "SELECT" in answered
+    with pytest.raises(UserError, match="the question takes .* tokens, over --max_input_tokens 64: shorten it"):
+        run(script, *asked, "--ask", "why " * 200, "--max_input_tokens", "64", out="other")
+    assert not (done["folder"].parent / "other").exists()
+
+
+def tracked(folder) -> dict:
+    """The losses in TensorBoard's files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for path in folder.rglob("events.out.tfevents*"):
+        events = EventAccumulator(str(path)).Reload()
+        if "update/loss" in events.Tags()["scalars"]:
+            found |= {event.step: pytest.approx(event.value, rel=1e-6) for event in events.Scalars("update/loss")}
+    return found
+
+
+def test_random_weights_answer_nothing(run, script, database):
+    with pytest.raises(UserError, match="random weights know no answers: train first, or name a run with --model"):
+        run(script, "--ask", "How many?", "--db", database)
+
+
+def test_a_database_that_cannot_be_read_is_refused_before_a_model_is_loaded(run, script, tmp_path):
+    with pytest.raises(UserError, match="none.sqlite is missing"):
+        run(script, "--ask", "How many?", "--db", str(tmp_path / "none.sqlite"))
+
+
+def test_a_token_costs_what_the_weights_that_it_passes_cost(script):
+    """Against the operations that PyTorch counts in a forward pass: training costs three times those, or twice without the
+    gradient of a frozen base (https://arxiv.org/abs/2001.08361, section 2.1)."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    causal = script.SCRIPT in ("gpt_neox_20b", "llama_65b")
+    auto, config = (AutoModelForCausalLM, "Config") if causal else (AutoModelForSeq2SeqLM, "T5Config")
+    model = auto.from_config(getattr(script, config)(**script.TINY_CONFIG), dtype=torch.float32)
+    prompt, answer = 40, 20
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        if causal:
+            hidden = model.base_model(input_ids=torch.ones(1, prompt + answer, dtype=torch.long)).last_hidden_state
+            model.get_output_embeddings()(hidden[:, prompt:])
+        else:
+            model(input_ids=torch.ones(1, prompt, dtype=torch.long), labels=torch.ones(1, answer, dtype=torch.long))
+    full = script.SCRIPT == "T5_3B"
+    per_prompt, per_answer = script.flops_per_token(model if full else Based(model))
+    forward = (per_prompt * prompt + per_answer * answer) / (3 if full else 2)
+    assert forward == pytest.approx(counter.get_total_flops(), rel=0.15)  # attention scores, keys of the other stack
+
+
+class Based(torch.nn.Module):
+    """A model as PEFT holds it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def get_base_model(self):
+        return self.base
+
+
+def test_a_resumed_run_refuses_to_become_another(run, script):
+    options = [*FEW, "--save_every", "1"]
+    run(script, *options)
+    with pytest.raises(UserError, match="would go on as another run .seed 0 -> 5.: .* or --force"):
+        run(script, *options, "--seed", "5", "--resume")
+    longer = run(script, *options, "--max_updates", "5", "--resume")
+    assert sorted(longer["losses"]) == list(range(5))
+
+
+def test_a_checkpoint_with_half_a_file_is_named(run, script):
+    folder = run(script, *FEW)["folder"]
+    victim = max((path for path in (folder / "last").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:100])
+    before = records(folder)
+    with pytest.raises(UserError, match=f"{victim.name} has 100 bytes where [0-9,]+ were saved"):
+        run(script, *FEW, "--resume")
+    assert records(folder) == before
