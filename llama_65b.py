@@ -504,7 +504,7 @@ def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, s
 def load(accelerator: Accelerator, model, folder: Path) -> dict:
     """Restore adapter, optimiser and random states from `folder` -> the state of the loop."""
     state = read_object(folder / "checkpoint.json", "there is nothing to resume: start without --resume")["state"]
-    set_peft_model_state_dict(accelerator.unwrap_model(model), load_peft_weights(folder, device=str(accelerator.device)))
+    set_peft_model_state_dict(accelerator.unwrap_model(model), load_peft_weights(folder, device="cpu"))
     accelerator.load_state(str(folder / "resume"))
     return state
 

@@ -203,7 +203,7 @@ def small_disk(folder: Path, megabytes: int) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize(("script", "megabytes"), [("flan_t5_base", 16), ("T5_3B", 30), ("llama_65b", 16)])
+@pytest.mark.parametrize(("script", "megabytes"), [("flan_t5_base", 16), ("T5_3B", 20), ("llama_65b", 16)])
 def test_a_disk_that_is_full_leaves_the_checkpoint_before_it(tmp_path, script, megabytes):
     """One checkpoint fits, a second beside it does not."""
     disk = tmp_path / "disk"
@@ -219,3 +219,50 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_it(tmp_path, script, m
     again = [sys.executable, f"{script}.py", *options[:-1], str(tmp_path / "copy"), "--resume"]
     subprocess.run(again, cwd=ROOT, check=True, capture_output=True, timeout=300)
     assert sorted(records(tmp_path / "copy")["losses"]) == [0, 1, 2, 3]
+
+
+def launched(out: Path, deepspeed: bool, *options: str) -> tuple[list[str], dict]:
+    """A command that starts two ranks, and its environment."""
+    folder = Path(sys.executable).parent
+    words = [str(folder / "deepspeed"), "--num_accelerators", "2", "T5_3B.py"]
+    words = words if deepspeed else [sys.executable, "flan_t5_base.py", "--processes", "2"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    environment["PATH"] = f"{folder}:{environment['PATH']}"
+    return [*words, *FEW, "--save_every", "0", "--grad_accum", "1", "--out", str(out), *options], environment
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "number", "everyone"),
+    [(False, signal.SIGTERM, False), (False, signal.SIGINT, True), (True, signal.SIGTERM, True), (True, signal.SIGINT, True)],
+)
+def test_a_signal_to_a_launcher_ends_all_ranks_after_the_same_update(tmp_path, deepspeed, number, everyone):
+    """`everyone`: it reaches every process at once, as Ctrl-C or a batch system's SIGTERM does; else the launcher alone."""
+    out, script = tmp_path / "run", "T5_3B" if deepspeed else "flan_t5_base"
+    words, environment = launched(out, deepspeed, "--max_updates", "300", "--eval_every", "0")
+    with (tmp_path / "output").open("w") as output:
+        started = dict(cwd=ROOT, env=environment, start_new_session=True, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(words, **started)
+    wait_for(lambda: updates(out) >= 3, lambda: process.poll() is None)
+    os.killpg(process.pid, number) if everyone else process.send_signal(number)
+    assert process.wait(timeout=60) != 0
+    wait_for(lambda: not ranks_of(out), lambda: True, seconds=30)
+    text = (tmp_path / "output").read_text()
+    at = saved(out, script)
+    assert at is not None and 3 <= at < 300 and at == updates(out), text[-3000:]
+    assert text.count("the same command with --resume goes on") == 1
+    words, environment = launched(out, deepspeed, "--max_updates", str(at + 2), "--eval_every", "0", "--resume")
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(records(out)["losses"]) == list(range(at + 2))
+
+
+def ranks_of(out: Path) -> list[int]:
+    """The processes that have this run's folder on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(out) in (entry / "cmdline").read_bytes().decode().split("\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
