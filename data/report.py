@@ -78,17 +78,15 @@ def curves(folder: Path) -> None:
         note(axes[3], x[-1], median, f"median {median:,.0f}", GREY)
     if evaluations:
         at = [record["update"] for record in evaluations]
-        for name, colour, label in (
-            ("exact_match", COLOURS[1], "exact match"),
-            ("execution_accuracy", COLOURS[0], "execution"),
-        ):
-            shares = [record[name] for record in evaluations]
+        shares = {name: evaluations[-1][name] for name in ("exact_match", "execution_accuracy")}
+        for name, colour, label in zip(shares, (COLOURS[1], COLOURS[0]), ("exact match", "execution")):
             accuracy(axes[2], at, evaluations, name, colour)
-            note(axes[2], at[-1], shares[-1], f"{label} {shares[-1]:.1%}", colour)
+            lower = shares[name] < max(shares.values())
+            note(axes[2], at[-1], shares[name], f"{label} {shares[name]:.1%}", colour, below=lower)
     titles = ("loss per answer token", "learning rate", "share of dev examples right, with 95 % intervals",
               "real tokens a second")  # fmt: skip
     dress(axes, titles)
-    axes[1].yaxis.set_major_formatter("{x:.0e}")
+    axes[1].yaxis.set_major_formatter("{x:.2g}")
     axes[2].set_ylim(0, 1)
     axes[2].yaxis.set_major_formatter("{x:.0%}")
     axes[3].yaxis.set_major_formatter("{x:,.0f}")
@@ -140,10 +138,11 @@ def accuracy(axis: "Axes", x: Sequence[int], records: Sequence[dict], name: str,
     axis.fill_between(x, *ends, color=colour, alpha=0.12, linewidth=0)
 
 
-def note(axis: "Axes", x: float, y: float, text: str, colour: str) -> None:
+def note(axis: "Axes", x: float, y: float, text: str, colour: str, below: bool = False) -> None:
     """A value, written beside its point."""
     left, right = axis.get_xlim()
-    inwards = dict(xytext=(8, 0), ha="left") if x < (left + right) / 2 else dict(xytext=(-4, 6), ha="right")
+    aside = dict(xytext=(-4, -16 if below else 8), ha="right")
+    inwards = dict(xytext=(8, 0), ha="left") if x < (left + right) / 2 else aside
     how = dict(textcoords="offset points", fontsize=9, color=colour, annotation_clip=False)
     axis.annotate(plain(text), (x, y), **inwards, **how)
 

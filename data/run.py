@@ -223,9 +223,10 @@ class RunFolder:
         self.predictions(rows)
         started = read_object(self.path / "args.json", "start the run again")
         seconds = state["train_seconds"]
+        size = next((f" ({flag})" for flag in ("tiny", "random_weights") if started["args"].get(flag)), "")
         result = dict(
             script=self.script,
-            model=model,
+            model=model + size.replace("_", " "),  # else a table of results would take it for the real model
             method=method,
             **parameters,
             gpus=sum(name != "cpu" for name in gpus),

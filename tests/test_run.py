@@ -307,6 +307,13 @@ def test_the_figures_of_a_result(folder):
     assert result == expected
 
 
+@pytest.mark.parametrize(("flag", "model"), [("tiny", "some/model (tiny)"), ("random_weights", "some/model (random weights)")])
+def test_a_result_says_that_a_model_is_not_the_real_one(tmp_path, flag, model):
+    folder = RunFolder(tmp_path / "run", "some_script")
+    folder.start(OPTIONS | {flag: True}, DATA, ["GPU"], resume=False)
+    assert finish(folder)["model"] == model
+
+
 def test_what_was_not_trained_has_no_speed(folder):
     result = finish(folder)
     assert result["train_examples_per_second"] is result["train_tokens_per_second"] is None
