@@ -141,7 +141,7 @@ def accuracy(axis: "Axes", x: Sequence[int], records: Sequence[dict], name: str,
 def note(axis: "Axes", x: float, y: float, text: str, colour: str, below: bool = False) -> None:
     """A value, written beside its point."""
     left, right = axis.get_xlim()
-    aside = dict(xytext=(-4, -16 if below else 8), ha="right")
+    aside = dict(xytext=(-4, -26 if below else 8), ha="right")
     inwards = dict(xytext=(8, 0), ha="left") if x < (left + right) / 2 else aside
     how = dict(textcoords="offset points", fontsize=9, color=colour, annotation_clip=False)
     axis.annotate(plain(text), (x, y), **inwards, **how)
