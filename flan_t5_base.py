@@ -286,6 +286,8 @@ def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTo
             module.support_avx512bf16_for_cpu = False
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    # else PEFT takes the two for one, and leaves out the rows of the output layer
+    model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
     if checkpoint := checkpoint_of(args.model):
         return PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
     return add_lora(model, args, tokenizer)
@@ -297,7 +299,6 @@ def add_lora(model: torch.nn.Module, args: Args, tokenizer: PreTrainedTokenizerF
     targets = args.lora_targets if args.lora_targets == "all-linear" else args.lora_targets.split(",")
     if targets != "all-linear" and not set(targets) <= linear:
         raise UserError(f"--lora_targets {args.lora_targets}: the model has {','.join(sorted(linear))}, or all-linear")
-    model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
     pieces, kin = tokenizer.convert_tokens_to_ids(PIECES), tokenizer.convert_tokens_to_ids([">", "▁>"])
     for matrix in (model.get_input_embeddings().weight, model.lm_head.weight):
         matrix.data[pieces] = matrix.data[kin].repeat(len(MISSING), 1)  # a better start than rows that nothing has trained

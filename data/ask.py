@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.errors import UserError
-from data.execute import Executor
+from data.execute import Executor, explained
 from data.spider import Schema, schema_of_database
 
 ROWS = 20  # of a result, that are printed
@@ -37,7 +37,8 @@ def conversation(question: str | None, database: str, answer: Callable[[str, Sch
             print(printable(sql) or "the model wrote no SQL", flush=True)
             if sql:
                 (result,) = executor.run([(database, sql)])
-                print(table(result.columns, result.rows) if result.rows is not None else f"{result.error}: {result.message}")
+                failed = result.rows is None
+                print(explained(result.error, result.message) if failed else table(result.columns, result.rows))
 
 
 def typed(schema: Schema) -> Iterator[str]:

@@ -100,6 +100,11 @@ class Verdict:
     seconds: float
 
 
+def explained(error: str, message: str) -> str:
+    """An error class and its message as one text; SQLite's messages name some of the classes themselves."""
+    return message if message.startswith(error) else f"{error}: {message}" if message else error
+
+
 class Executor:
     """A pool of worker processes for untrusted statements; a context manager, reusable until closed.
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import UserError, exit_on_user_error
-from data.execute import TIMED_OUT, TOO_LARGE, Executor, Result
+from data.execute import TIMED_OUT, TOO_LARGE, Executor, Result, explained
 from data.files import read_object, write_atomically
 from data.prompt import one_line
 from data.score import executable, read_run, totals
@@ -80,7 +80,7 @@ def example(row: dict, places: tuple[int, int]) -> dict:
         "exact": row["exact_match"],
         "hardness": row["hardness"],
         "error": row["error"] or "",
-        "message": row.get("message") or "",
+        "message": explained(row["error"], row.get("message") or "") if row["error"] else "",
         "gold": gold,
         "predicted": predicted,
         "results": places,
@@ -151,7 +151,7 @@ def shown_results(benchmark: Benchmark, rows: Sequence[dict]) -> tuple[list[dict
 def shown(result: Result) -> dict:
     """The first rows of a result as text, and how many there are; or its error."""
     if result.rows is None:
-        return {"error": f"{result.error}: {result.message}" if result.message else result.error}
+        return {"error": explained(result.error, result.message)}
     rows = [[cut(value) for value in row[:COLUMNS]] for row in result.rows[:ROWS]]
     return {"columns": [cut(name) for name in result.columns[:COLUMNS]], "rows": rows, "n": len(result.rows)}
 

@@ -42,7 +42,7 @@ def test_a_question_gives_the_sql_and_its_rows(database, capsys):
     ("sql", "says"),
     [
         ("", "the model wrote no SQL"),
-        ("SELECT x FROM item", "no such column: no such column: x"),
+        ("SELECT x FROM item", "\nno such column: x"),
         ("DELETE FROM item", "refused: "),
         ("WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x FROM a) SELECT count(*) FROM a", "timed out: "),
     ],

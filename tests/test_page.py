@@ -85,7 +85,7 @@ def test_pieces_that_differ_are_marked(gold, predicted, alone):
 def test_results_are_shown_in_their_first_rows_and_short(folder):
     held = content(folder)
     assert held["results"][held["examples"][5]["results"][1]] == dict(columns=["wrong_number"], rows=[["12345"]], n=1)
-    assert held["results"][held["examples"][1]["results"][1]] == dict(error="no such table: no such table: nowhere")
+    assert held["results"][held["examples"][1]["results"][1]] == dict(error="no such table: nowhere")
     assert held["examples"][2]["results"][1] == -1
     assert page.cut("x" * 500) == "x" * 79 + "…" and page.cut(None) is None and page.cut(b"\x00\xff") == "x'00ff'"
     many = page.shown(page.Result([(i,) * 50 for i in range(30)], ["c"] * 50, None, "", 0.0))

@@ -120,3 +120,23 @@ def test_a_checkpoint_with_half_a_file_is_named(run, script):
     with pytest.raises(UserError, match=f"{victim.name} has 100 bytes where [0-9,]+ were saved"):
         run(script, *FEW, "--resume")
     assert records(folder) == before
+
+
+def test_a_checkpoint_holds_all_that_was_trained(run, script, monkeypatch):
+    """As seen in its weights: a model that has learned little predicts the same with some of them missing."""
+    seen, real = [], script.evaluate
+
+    def evaluate(model, *arguments):
+        seen.append({name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad})
+        return real(model, *arguments)
+
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    done = run(script, *FEW, "--eval_every", "0")
+    again = run(script, *FEW, "--eval_only", "--model", str(done["folder"]), out="again")
+    assert again["result"]["trainable_parameters"] == done["result"]["trainable_parameters"]
+    trained, loaded = seen
+    assert trained.keys() == loaded.keys()
+    # T5-3B is saved in bf16
+    exact = dict(rtol=0, atol=0) if script.SCRIPT != "T5_3B" else dict(rtol=2**-8, atol=0)
+    for name, weight in trained.items():
+        torch.testing.assert_close(loaded[name], weight, **exact)
