@@ -568,6 +568,7 @@ def main() -> None:
     memory = max(gather_object([peak_memory()]))
     method = f"full, {'ZeRO-2' if zero2 else args.optimizer}"
     folder.finish(rows, base["model"], method, counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    accelerator.wait_for_everyone()  # or a thread of gloo may free a tensor after Python has ended, and abort
     accelerator.end_training()
 
 

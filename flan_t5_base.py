@@ -570,6 +570,7 @@ def main() -> None:
 
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    accelerator.wait_for_everyone()  # or a thread of gloo may free a tensor after Python has ended, and abort
     accelerator.end_training()
 
 
