@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError, exit_on_user_error
 from data.files import read_object
+from data.run import OF_THE_CALL
+from data.score import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +47,7 @@ def read_log(folder: Path) -> tuple[list[dict], list[dict]]:
             kind, update = record["event"], record["update"]
             if isinstance(update, int) and all(math.isfinite(record[name]) for name in wanted[kind]):
                 found[kind][update] = record
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return tuple([records[update] for update in sorted(records)] for records in found.values())
 
@@ -78,24 +80,30 @@ def curves(folder: Path) -> None:
         note(axes[3], x[-1], median, f"median {median:,.0f}", GREY)
     if evaluations:
         at = [record["update"] for record in evaluations]
-        shares = {name: evaluations[-1][name] for name in ("exact_match", "execution_accuracy")}
-        for name, colour, label in zip(shares, (COLOURS[1], COLOURS[0]), ("exact match", "execution")):
-            accuracy(axes[2], at, evaluations, name, colour)
-            lower = shares[name] < max(shares.values())
-            note(axes[2], at[-1], shares[name], f"{label} {shares[name]:.1%}", colour, below=lower)
+        for name, colour in (("execution_accuracy", COLOURS[0]), ("exact_match", COLOURS[1])):
+            best = max(evaluations, key=lambda record: record[name])
+            label = f"{name.replace('_', ' ')}: last {evaluations[-1][name]:.1%}, best {best[name]:.1%} at {best['update']:,}"
+            accuracy(axes[2], at, evaluations, name, colour, label)
     titles = ("loss per answer token", "learning rate", "share of dev examples right, with 95 % intervals",
               "real tokens a second")  # fmt: skip
     dress(axes, titles)
     axes[1].yaxis.set_major_formatter("{x:.2g}")
     axes[2].set_ylim(0, 1)
     axes[2].yaxis.set_major_formatter("{x:.0%}")
+    if evaluations:
+        axes[2].legend(loc="best", fontsize=9, labelcolor="linecolor", framealpha=0.8, edgecolor="none")
     axes[3].yaxis.set_major_formatter("{x:,.0f}")
     n = f", {evaluations[-1]['n']:,} dev examples" if evaluations and "n" in evaluations[-1] else ""
-    model = started.get("args", {}).get("model", "")
-    size = "tiny" if started.get("args", {}).get("tiny") else model
+    options = options_of(started)
+    size = "tiny" if options.get("tiny") else options.get("model", "")
     title = f"{started.get('script', 'run')} ({size}): {x[-1] + 1 if x else 0:,} updates{n}"
     figure.suptitle(plain(title), x=0.012, ha="left", fontsize=12, fontweight="bold")
     write_picture(figure, folder / "curves.png")
+
+
+def options_of(started: dict) -> dict:
+    """The options in `args.json`; none where it holds something else."""
+    return options if isinstance(options := started.get("args"), dict) else {}
 
 
 def panels(count: int) -> tuple["Figure", list["Axes"]]:
@@ -110,6 +118,8 @@ def panels(count: int) -> tuple["Figure", list["Axes"]]:
 
 
 def dress(axes: Sequence["Axes"], titles: Sequence[str], below: str = "update") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for axis, title in zip(axes, titles):
         axis.set_title(title, loc="left", fontsize=10, color="#333333")
         axis.spines[["top", "right"]].set_visible(False)
@@ -117,6 +127,7 @@ def dress(axes: Sequence["Axes"], titles: Sequence[str], below: str = "update") 
         axis.set_axisbelow(True)
         axis.tick_params(labelsize=9, colors="#444444")
         axis.margins(x=0.02)
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))  # there is no update 2.5
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.set_ylim(bottom=0)
         if not axis.has_data():
@@ -125,10 +136,10 @@ def dress(axes: Sequence["Axes"], titles: Sequence[str], below: str = "update") 
         axis.set_xlabel(below, fontsize=9)
 
 
-def trace(axis: "Axes", x: Sequence[int], values: Sequence[float], span: int, colour: str, label: str | None = None) -> None:
+def trace(axis: "Axes", x: Sequence[int], values: Sequence[float], span: int, colour: str) -> None:
     """Each value, faint, and their running mean."""
     axis.plot(x, values, color=colour, alpha=0.25, linewidth=0.8)
-    axis.plot(x, smoothed(values, span), color=colour, linewidth=1.8, marker="o" if len(x) == 1 else None, label=label)
+    axis.plot(x, smoothed(values, span), color=colour, linewidth=1.8, marker="o" if len(x) == 1 else None)
 
 
 def accuracy(axis: "Axes", x: Sequence[int], records: Sequence[dict], name: str, colour: str, label: str | None = None) -> None:
@@ -138,12 +149,15 @@ def accuracy(axis: "Axes", x: Sequence[int], records: Sequence[dict], name: str,
     axis.fill_between(x, *ends, color=colour, alpha=0.12, linewidth=0)
 
 
-def note(axis: "Axes", x: float, y: float, text: str, colour: str, below: bool = False) -> None:
-    """A value, written beside its point."""
+def note(axis: "Axes", x: float, y: float, text: str, colour: str) -> None:
+    """A value, written beside its point, with a white edge where it crosses a line."""
+    from matplotlib.patheffects import withStroke
+
     left, right = axis.get_xlim()
-    aside = dict(xytext=(-4, -26 if below else 8), ha="right")
+    aside = dict(xytext=(-4, 8), ha="right")
     inwards = dict(xytext=(8, 0), ha="left") if x < (left + right) / 2 else aside
     how = dict(textcoords="offset points", fontsize=9, color=colour, annotation_clip=False)
+    how |= dict(path_effects=[withStroke(linewidth=3, foreground="white")], zorder=5)
     axis.annotate(plain(text), (x, y), **inwards, **how)
 
 
@@ -219,11 +233,11 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, fl
     return measured, max(-1.0, centre - half), min(1.0, centre + half)
 
 
-def verdicts(folder: Path) -> dict[int, bool] | None:
-    """Whether each dev example of a run is right in execution; None where the run has no predictions yet."""
+def verdicts(folder: Path) -> dict[tuple, bool] | None:
+    """Whether each dev example of a run, by its index, database and gold, is right in execution; None: no predictions yet."""
     try:
         rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-        return {row["index"]: bool(row["execution_match"]) for row in rows}
+        return {(row["index"], row.get("db_id"), row.get("gold")): bool(row["execution_match"]) for row in rows}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -238,22 +252,23 @@ def compare(folders: Sequence[Path], out: Path) -> str:
     started = [read_object(folder / "args.json", "name the folder of a run") for folder in folders]
     logs = [read_log(folder) for folder in folders]
     known = [read_object(f / "result.json", "finish the run") if (f / "result.json").exists() else None for f in folders]
-    head = ("run", "script", "method", "GPUs", "batch", "updates", "examples/s", "tokens/s", "utilisation", "peak GiB",
+    head = ("run", "script", "model", "method", "GPUs", "batch", "updates", "examples/s", "tokens/s", "utilisation", "peak GiB",
             "execution accuracy (95 %)", "exact match", "n", "difference to the first (95 %)")  # fmt: skip
     lines = [markdown(head), "|---" * len(head) + "|"]
     base = verdicts(folders[0])
     for folder, record, (updates, evaluations), result in zip(folders, started, logs, known):
         figures = result or (evaluations[-1] if evaluations else {})
         low, high = figures.get("execution_accuracy_low"), figures.get("execution_accuracy_high")
-        if evaluations and low is None:
-            low, high = (evaluations[-1].get(f"execution_accuracy_{end}") for end in ("low", "high"))
+        if low is None and figures.get("n"):
+            low, high = interval(round(figures["execution_accuracy"] * figures["n"]), figures["n"])
         reached = number(figures.get("execution_accuracy"), "{:.1%}")
         own, gap = verdicts(folder), None
         if folder != folders[0] and base and own and base.keys() == own.keys():
             middle, left, right = difference([base[i] for i in base], [own[i] for i in base])
             gap = f"{100 * middle:+.1f} ({100 * left:+.1f} to {100 * right:+.1f}) points"
-        result = result or {"updates": f"{len(updates)}, no result yet"}
-        cells = (folder.name, record.get("script"), result.get("method"), gpu_names(record), batch(record), result["updates"],
+        result = result or so_far(record, updates)
+        cells = (folder.name, record.get("script"), options_of(record).get("model"), result.get("method"), gpu_names(record),
+                 batch(record), result.get("updates"),
                  number(result.get("train_examples_per_second"), "{:.3g}"),
                  number(result.get("train_tokens_per_second"), "{:,.0f}"),
                  number(result.get("utilisation"), "{:.0%}") or "unknown", number(result.get("peak_memory_gib"), "{:.1f}"),
@@ -264,6 +279,24 @@ def compare(folders: Sequence[Path], out: Path) -> str:
     return "\n".join([*lines, *differing(started)])
 
 
+def so_far(started: dict, updates: Sequence[dict]) -> dict:
+    """What the log says of a run without a result, under the names of `result.json`."""
+    seconds = sum(record["seconds"] for record in updates)
+    memory = [record["memory_gib"] for record in updates if isinstance(record.get("memory_gib"), int | float)]
+    return dict(
+        updates=f"{len(updates):,}, no result yet",
+        train_examples_per_second=len(updates) * examples_per_update(started) / seconds if seconds else None,
+        train_tokens_per_second=sum(record["tokens"] for record in updates) / seconds if seconds else None,
+        peak_memory_gib=max(memory, default=None),
+    )
+
+
+def examples_per_update(started: dict) -> int:
+    """Examples that one update of a run holds over all its processes."""
+    options = options_of(started)
+    return options.get("batch_size", 1) * options.get("grad_accum", 1) * max(1, len(started.get("gpus") or []))
+
+
 def gpu_names(started: dict) -> str:
     names = started.get("gpus") or ["-"]
     return f"{len(names)} x {names[0]}"
@@ -271,37 +304,45 @@ def gpu_names(started: dict) -> str:
 
 def batch(started: dict) -> str:
     """Examples a forward pass x forward passes an update x processes."""
-    options = started.get("args", {})
-    return f"{options.get('batch_size', '-')} x {options.get('grad_accum', '-')} x {len(started.get('gpus', []))}"
+    options = options_of(started)
+    return f"{options.get('batch_size', '-')} x {options.get('grad_accum', '-')} x {len(started.get('gpus') or [])}"
 
 
 def differing(started: Sequence[dict]) -> list[str]:
-    """A line for each option in which the runs differ."""
-    options = [record.get("args", {}) for record in started]
-    names = sorted({name for each in options for name in each} - {"out", "resume", "force"})
+    """A line for each option in which the runs differ, and one for data that differ."""
+    options = [options_of(record) for record in started]
+    names = sorted({name for each in options for name in each} - set(OF_THE_CALL))
     different = [name for name in names if len({json.dumps(each.get(name)) for each in options}) > 1]
-    return [f"--{name}: " + ", ".join(str(each.get(name, "-")) for each in options) for name in different]
+    lines = [f"--{name}: " + ", ".join(str(each.get(name, "-")) for each in options) for name in different]
+    data = [record["data"] if isinstance(record.get("data"), dict) else {} for record in started]
+    if len({each.get("sha256") for each in data}) > 1:
+        names = [f"{each.get('directory', '-')} ({str(each.get('sha256', '-'))[:7]})" for each in data]
+        lines.append("other data: " + ", ".join(names))
+    return lines
 
 
 def picture(folders: Sequence[Path], started: Sequence[dict], logs: Sequence[tuple], out: Path) -> None:
+    from matplotlib.lines import Line2D
+
     figure, axes = panels(2)
     for number, (folder, record, (updates, evaluations)) in enumerate(zip(folders, started, logs)):
-        colour, options = COLOURS[number % len(COLOURS)], record.get("args", {})
         # runs of different batches meet over the examples that they have seen
-        size = options.get("batch_size", 1) * options.get("grad_accum", 1) * max(1, len(record.get("gpus", [])))
+        colour, size = COLOURS[number % len(COLOURS)], examples_per_update(record)
         if updates:
             x = [(entry["update"] + 1) * size for entry in updates]
-            trace(axes[0], x, [entry["loss"] for entry in updates], max(1, len(x) // 50), colour, plain(folder.name))
+            trace(axes[0], x, [entry["loss"] for entry in updates], max(1, len(x) // 50), colour)
         if evaluations:
             at = [entry["update"] * size for entry in evaluations]
-            accuracy(axes[1], at, evaluations, "execution_accuracy", colour, plain(folder.name))
+            accuracy(axes[1], at, evaluations, "execution_accuracy", colour)
             note(axes[1], at[-1], evaluations[-1]["execution_accuracy"], f"{evaluations[-1]['execution_accuracy']:.1%}", colour)
     dress(axes, ("loss per answer token", "execution accuracy, with 95 % intervals"), "examples seen")
     axes[1].set_ylim(0, 1)
     axes[1].yaxis.set_major_formatter("{x:.0%}")
-    handles = axes[1].get_legend_handles_labels()[0] and axes[1] or axes[0]
-    if handles.get_legend_handles_labels()[0]:
-        figure.legend(*handles.get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
+    # lines of their own: matplotlib leaves labels that begin with "_" out of a legend, so texts are set afterwards
+    swatches = [Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=1.8) for i in range(len(folders))]
+    key = figure.legend(swatches, ["run"] * len(folders), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
+    for text, folder in zip(key.get_texts(), folders):
+        text.set_text(plain(folder.name))
     try:
         write_picture(figure, out)
     except OSError as error:

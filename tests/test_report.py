@@ -59,6 +59,7 @@ WHOLE = [evaluation(0, 0.0), *(update(i, 3 / (i + 1)) for i in range(120)), eval
         [update(0), update(1, float("nan")), update(2), '{"event": "upd'],
         ["[]\n", "7\n", '{"event": "update"}\n', '{"event": "other", "update": 1}\n', "\n"],
         [dict(event="update", update=0, loss=1.0, learning_rate=0.0, seconds=0.0, tokens=0)],
+        [update(0), update(1, 10**400), "[" * 100_000 + "\n"],
     ],
 )
 def test_any_log_is_drawn(tmp_path, records):
@@ -111,11 +112,11 @@ def test_runs_are_compared_in_one_table_and_one_picture(tmp_path):
     going = run(tmp_path / "going", WHOLE[:50])
     lines = report.compare([first, second, going], tmp_path / "out.png").splitlines()
     assert size(tmp_path / "out.png")[0] == 1210
-    assert lines[2].startswith(
-        "| first | llama_65b | QLoRA NF4 | 1 x cpu | 4 x 2 x 1 | 3 | 2 | 964 | 25% | 42.1 | 50.0% (35.0%"
-    )
+    assert lines[2].startswith("| first | llama_65b | a\\|b/$model_x$ | QLoRA NF4 | 1 x cpu | 4 x 2 x 1 | 3 | 2 | 964 | 25% |")
+    assert "| 42.1 | 50.0% (15.0% to 85.0%)" in lines[2]
     assert "| +50.0 (-16.6 to +83.2) points |" in lines[3]
-    assert "no result yet" in lines[4] and "| 0.0% (0.0% to 0.0%) |" in lines[4] and lines[4].endswith("| - |")
+    assert "| 49, no result yet | 16 | 200 | unknown | - |" in lines[4]
+    assert "| 0.0% (0.0% to 0.0%) |" in lines[4] and lines[4].endswith("| - |")
     assert lines[5:] == ["--seed: 0, 1, 0"]
 
 
@@ -144,3 +145,44 @@ def test_a_picture_that_cannot_be_written(tmp_path):
     folder = run(tmp_path / "run", WHOLE)
     with pytest.raises(UserError, match="cannot be written .*: name another file with --out"):
         report.compare([folder], tmp_path / "none" / "out.png")
+
+
+def drawn(monkeypatch, call, *arguments):
+    """The figure that a call draws."""
+    figures = []
+    monkeypatch.setattr(report, "write_picture", lambda figure, path: (figure.draw_without_rendering(), figures.append(figure)))
+    call(*arguments)
+    return figures[0]
+
+
+def test_updates_stand_at_whole_numbers(tmp_path, monkeypatch):
+    figure = drawn(monkeypatch, report.curves, run(tmp_path / "run", [update(i) for i in range(20)]))
+    assert all(tick == int(tick) for axis in figure.axes for tick in axis.get_xticks())
+
+
+def test_every_run_stands_in_the_key_under_its_name(tmp_path, monkeypatch):
+    folders = [run(tmp_path / name, records) for name, records in (("_a_$b$", WHOLE), ("new", []))]
+    figure = drawn(monkeypatch, report.compare, folders, tmp_path / "out.png")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"_a_\$b\$", "new"]
+
+
+def test_no_paired_difference_of_other_examples(tmp_path):
+    """Two benchmarks of equal size count their examples alike."""
+    runs = [run(tmp_path / name, WHOLE, result=RESULT) for name in ("first", "second")]
+    for folder in runs:
+        row = dict(index=0, db_id=folder.name, gold="SELECT 1", execution_match=True)
+        (folder / "predictions.jsonl").write_text(json.dumps(row))
+    assert report.compare(runs, tmp_path / "out.png").splitlines()[3].endswith("| - |")
+
+
+def test_a_result_of_the_scorer_alone_and_args_without_options(tmp_path):
+    scored = dict(execution_accuracy=0.5, exact_match=0.25, n=4)
+    folder = run(tmp_path / "run", [], STARTED | dict(args=None, gpus=None), scored)
+    assert "| 50.0% (15.0% to 85.0%) | 25.0% | 4 |" in report.compare([folder], tmp_path / "out.png")
+    report.curves(folder)
+
+
+def test_other_data_are_named_and_options_of_the_call_are_not():
+    data = [dict(directory="sample", sha256="a" * 64), dict(directory="sample", sha256="b" * 64)]
+    started = [dict(args=dict(relative_to=str(i), report_to=str(i)), data=each) for i, each in enumerate(data)]
+    assert report.differing(started) == ["other data: sample (aaaaaaa), sample (bbbbbbb)"]
