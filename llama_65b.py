@@ -54,6 +54,7 @@ from data.prompt import CUE, clean_sql, fit, prompt, target
 from data.run import RunFolder, check_options
 from data.score import score, totals
 from data.signals import Stop
+from data.values import Values
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
@@ -68,6 +69,7 @@ class Args:
     random_weights: bool = False  # the real size from its configuration, nothing downloaded
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
+    values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
     device_map: Literal["replica", "auto"] = "replica"  # a replica a GPU; auto: one, spread over the GPUs, which take turns
@@ -171,11 +173,12 @@ def small_tokenizer(benchmark: spider.Benchmark) -> Tokenizer:
 
 def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: Tokenizer, limit: int) -> dict:
     """Examples -> input_ids (prompt, cue) of at most `limit` tokens, labels (SQL, end), and whether schema was left out."""
-    pairs = [(question, schemas[db_id]) for question, db_id in zip(rows["question"], rows["db_id"])]
-    inputs = tokenizer([prompt(*pair) + CUE for pair in pairs]).input_ids
+    triples = zip(rows["question"], rows["db_id"], rows["values"])
+    asked = [(question, schemas[db_id], values) for question, db_id, values in triples]
+    inputs = tokenizer([prompt(*each) + CUE for each in asked]).input_ids
     shortened = [len(ids) > limit for ids in inputs]
     for i in [i for i, long in enumerate(shortened) if long]:
-        text, _ = fit(*pairs[i], limit, lambda text: len(tokenizer(text + CUE).input_ids))
+        text, _ = fit(*asked[i], limit, lambda text: len(tokenizer(text + CUE).input_ids))
         inputs[i] = tokenizer(text + CUE).input_ids
     # read behind the cue, since a word's first token depends on what stands before it
     cue = len(tokenizer(CUE, add_special_tokens=False).input_ids)
@@ -462,8 +465,9 @@ def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: 
 
 def ask(args: Args) -> None:
     """Answer --ask, or the questions that are typed, from the database --db. Raises UserError where nothing is trained."""
-    spider.schema_of_database(Path(args.db))  # what is wrong with it is said before a model is loaded
+    schema = spider.schema_of_database(Path(args.db))  # what is wrong with it is said before a model is loaded
     base = base_of(asdict(args), SCRIPT)
+    values = Values(args.db, schema) if base["values"] else None
     if (base["tiny"] or base["random_weights"]) and not checkpoint_of(args.model):
         raise UserError("random weights know no answers: train first, or name a run with --model")
     config, tokenizer = load_config(args, base), load_tokenizer(args)
@@ -471,7 +475,8 @@ def ask(args: Args) -> None:
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
     def answer(question: str, schema: spider.Schema) -> str:
-        row = dict(question=[question], db_id=[schema.db_id], sql=[""])
+        mentioned = values.mentioned(question) if values else []
+        row = dict(question=[question], db_id=[schema.db_id], values=[mentioned], sql=[""])
         row = encode(row, {schema.db_id: schema}, tokenizer, args.max_input_tokens)
         if (length := len(row["input_ids"][0])) > args.max_input_tokens:
             raise UserError(f"the question takes {length} tokens, over --max_input_tokens {args.max_input_tokens}: shorten it")
@@ -552,8 +557,9 @@ def main() -> None:
     if args.db:
         return ask(args)
     # what a user can get wrong is found here, once, before any process or model is started
-    benchmark = spider.load(sample.build() if args.data == "sample" else args.data, train_others=args.train_others)
     base = base_of(asdict(args), SCRIPT)
+    directory = sample.build() if args.data == "sample" else args.data
+    benchmark = spider.load(directory, train_others=args.train_others, values=base["values"])
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     if args.save_4bit or args.merge:
         return export(args, base, config, tokenizer)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def encoded(
     examples: Sequence[Example], schemas: dict[str, Schema], encode: Callable, tokenizer, limit: int
 ) -> "datasets.Dataset":
-    """The examples (index, db_id, question, sql) with the columns that `encode(rows, schemas, tokenizer, limit)` adds.
+    """The examples (index, db_id, question, sql, values) with the columns that `encode(rows, schemas, tokenizer, limit)` adds.
 
     `tokenizer` is a fast tokenizer of transformers, `limit` the most tokens of a prompt. The result is cached by a
     fingerprint of all that it depends on: the examples, their schemas, the source of the prompt and of `encode`, the

@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.files import read_object, sync_folder, write_atomically
 
 SEAL = "checkpoint.json"
-KEPT = ("model", "tiny", "random_weights", "seed")  # the options that say what is trained
+KEPT = ("model", "tiny", "random_weights", "values", "seed")  # the options that say what is trained
 # how torch and safetensors word a disk that is full
 NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
 
@@ -34,7 +34,7 @@ def unseal(folder: Path, script: str, remedy: str) -> dict:
     if record.get("script") != script:
         raise UserError(f"{folder} was saved by {record.get('script')}.py: name a checkpoint of {script}.py")
     files, base, state = (record.get(name) for name in ("files", "base", "state"))
-    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) <= set(base):
+    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) - {"values"} <= set(base):
         raise UserError(f"{folder / SEAL} is of an older layout, or not whole: use the version that saved it, or train anew")
     for name, size in files.items():
         path = folder / name
@@ -102,9 +102,11 @@ def base_of(options: dict, script: str) -> dict:
     checkpoint = checkpoint_of(options["model"])
     if checkpoint is None:
         return {name: options[name] for name in KEPT}
-    base = unseal(checkpoint, script, "name another --model")["base"]
+    base = dict(values=False) | unseal(checkpoint, script, "name another --model")["base"]  # there was no --values once
     for flag in ("tiny", "random_weights"):
         if base[flag] != options[flag]:
             how = "with" if base[flag] else "without"
             raise UserError(f"{checkpoint} was trained {how} --{flag}: run it {how} --{flag} here too")
+    if options["values"] and not base["values"]:
+        raise UserError(f"{checkpoint} was trained without --values: run it without --values here too")
     return base

@@ -1,24 +1,31 @@
 """The wording of the prompt, how it is shortened, and how SQL is taken out of what a model writes: nowhere else."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from data.spider import Schema
 
 CUE = "\nSQL:"  # where a decoder-only model starts to answer, after a space; an encoder-decoder model needs none
 
 
-def prompt(question: str, schema: Schema, dropped: frozenset[int] = frozenset(), keys: bool = True) -> str:
+def prompt(
+    question: str, schema: Schema, values: Sequence[dict] = (), dropped: frozenset[int] = frozenset(), keys: bool = True
+) -> str:
     """The prompt of one question.
 
-    Tables stand in alphabetical order, columns and keys in the order of `tables.json`. `dropped` holds columns (indices
-    into `schema.columns`) and whole tables (-1 - index into `schema.tables`) to leave out, with the keys that name them;
+    Tables stand in alphabetical order, columns and keys in the order of `tables.json`. `values`, as an example has them,
+    stand beside their columns as SQL writes them: `Country ( 'France' )`. `dropped` holds columns (indices into
+    `schema.columns`) and whole tables (-1 - index into `schema.tables`) to leave out, with the keys that name them;
     `keys=False` leaves the two lists of keys empty.
     """
+    beside: dict[int, list[str]] = {}
+    for value in values:
+        beside.setdefault(value["column"], []).append(quoted(value["text"]))
     lines = [" ".join(question.split()), f"db_id:{schema.db_id}"]
     for table in sorted(range(len(schema.tables)), key=lambda index: schema.tables[index].lower()):
         if -1 - table not in dropped:
-            names = [name for i, (t, name) in enumerate(schema.columns) if t == table and i not in dropped]
+            columns = [i for i, (t, _) in enumerate(schema.columns) if t == table and i not in dropped]
+            names = [schema.columns[i][1] + (f" ( {' , '.join(beside[i])} )" if i in beside else "") for i in columns]
             lines.append(f"Table {schema.tables[table]}, columns = [{','.join(['*', *names])}]")
 
     def kept(*columns: int) -> bool:
@@ -34,45 +41,50 @@ def prompt(question: str, schema: Schema, dropped: frozenset[int] = frozenset(),
     return "\n".join(lines)
 
 
-def fit(question: str, schema: Schema, budget: int, count: Callable[[str], int]) -> tuple[str, bool]:
+def quoted(text: str) -> str:
+    """A text as SQL writes it, on one line."""
+    return "'" + re.sub(r"[\r\n\t]", " ", text).replace("'", "''") + "'"
+
+
+def fit(question: str, schema: Schema, values: Sequence[dict], budget: int, count: Callable[[str], int]) -> tuple[str, bool]:
     """The prompt within `budget` tokens as `count` counts them, and whether it had to be shortened.
 
     The schema goes in this order, only as much as needed: columns that no word of the question matches and no key names;
     the rest of what the question does not match, tables with their last column; the lists of keys; what the question
-    matches. Within each, later tables and columns first. The question, the headings of the keys and the cue always stay,
-    so that a question longer than the budget stays longer.
+    matches by its name or by a value. Within each, later tables and columns first. The question, the headings of the keys
+    and the cue always stay, so that a question longer than the budget stays longer.
     """
-    text = prompt(question, schema)
+    text = prompt(question, schema, values)
     if count(text) <= budget:
         return text, False
-    order = _least_needed_first(question, schema)
+    order = _least_needed_first(question, schema, values)
     low, high = 1, len(order)  # the fewest removals that fit: the prompt's length falls with each
     while low < high:
         middle = (low + high) // 2
-        if count(_without(question, schema, order[:middle])) <= budget:
+        if count(_without(question, schema, values, order[:middle])) <= budget:
             high = middle
         else:
             low = middle + 1
-    return _without(question, schema, order[:low]), True
+    return _without(question, schema, values, order[:low]), True
 
 
 KEYS = "keys"  # stands for both lists of keys among the removals
 
 
-def _without(question: str, schema: Schema, removals: list[int | str]) -> str:
-    return prompt(question, schema, frozenset(r for r in removals if r != KEYS), KEYS not in removals)
+def _without(question: str, schema: Schema, values: Sequence[dict], removals: list[int | str]) -> str:
+    return prompt(question, schema, values, frozenset(r for r in removals if r != KEYS), KEYS not in removals)
 
 
-def _least_needed_first(question: str, schema: Schema) -> list[int | str]:
+def _least_needed_first(question: str, schema: Schema, values: Sequence[dict]) -> list[int | str]:
     """Everything that may leave the schema, in the order in which it leaves."""
-    asked = _words(question)
+    asked, mentioned = _words(question), {value["column"] for value in values}
     in_key = {*schema.primary_keys, *(column for pair in schema.foreign_keys for column in pair)}
     table_matches = [bool(_words(name) & asked) for name in schema.tables]
     alphabetical = sorted(range(len(schema.tables)), key=lambda index: schema.tables[index].lower())
     plain, linked, matched = [], [], []
     for table in reversed(alphabetical):
         columns = [i for i, (t, _) in enumerate(schema.columns) if t == table]
-        hits = {column for column in columns if _words(schema.columns[column][1]) & asked}
+        hits = {column for column in columns if column in mentioned or _words(schema.columns[column][1]) & asked}
         plain += [column for column in reversed(columns) if column not in hits and column not in in_key]
         linked += [column for column in reversed(columns) if column not in hits and column in in_key]
         needed = bool(hits) or table_matches[table]

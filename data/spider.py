@@ -12,7 +12,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from data.errors import UserError, exit_on_user_error
@@ -45,12 +45,17 @@ class Schema:
 
 @dataclass(frozen=True)
 class Example:
-    """A question about one database, and the SQL that answers it; `index` counts from 0 within its split."""
+    """A question about one database, and the SQL that answers it; `index` counts from 0 within its split.
+
+    `values` are cells of the database that the question mentions: dicts of `column`, an index into the schema's columns,
+    and `text` (`data/values.py`).
+    """
 
     index: int
     db_id: str
     question: str
     sql: str
+    values: tuple[dict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,18 @@ class Benchmark:
         for db_id in sorted(self.schemas):
             digest.update(json.dumps(asdict(self.schemas[db_id])).encode())
         for split, examples in sorted(self.splits.items()):
-            digest.update(json.dumps([split, [asdict(example) for example in examples]]).encode())
+            seen = [{name: part for name, part in asdict(e).items() if part or name != "values"} for e in examples]
+            digest.update(json.dumps([split, seen]).encode())
         counts = {split: len(examples) for split, examples in self.splits.items()}
         return {"directory": str(self.root), "examples": counts, "sha256": digest.hexdigest()}
 
 
-def load(directory: str | Path, splits: Sequence[str] = ("train", "dev"), train_others: bool = False) -> Benchmark:
+def load(
+    directory: str | Path, splits: Sequence[str] = ("train", "dev"), train_others: bool = False, values: bool = False
+) -> Benchmark:
     """Read and check `splits` (of `train`, `dev`, `test`); `train_others` adds that file to `train`.
+
+    `values` looks up the cells that each question mentions; without it, examples have none.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
     example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.
@@ -102,7 +112,24 @@ def load(directory: str | Path, splits: Sequence[str] = ("train", "dev"), train_
             check_database(folders[split] / db_id / f"{db_id}.sqlite")
             schemas[db_id] = split_schemas[db_id]
         found[split] = examples
-    return Benchmark(root, schemas, found, folders)
+    benchmark = Benchmark(root, schemas, found, folders)
+    return with_values(benchmark) if values else benchmark
+
+
+def with_values(benchmark: Benchmark) -> Benchmark:
+    """The benchmark with the cells that its questions mention. Raises UserError for a database that cannot be read."""
+    from data.values import Values  # imports this module
+
+    index: dict[tuple[str, str], Values] = {}
+    splits: dict[str, list[Example]] = {}
+    for split, examples in benchmark.splits.items():
+        splits[split] = []
+        for example in examples:
+            key = split, example.db_id
+            if key not in index:
+                index[key] = Values(benchmark.databases(example.db_id, split)[0], benchmark.schemas[example.db_id])
+            splits[split].append(replace(example, values=tuple(index[key].mentioned(example.question))))
+    return replace(benchmark, splits=splits)
 
 
 def read_json(path: Path) -> list[dict]:

@@ -28,7 +28,7 @@ def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", 
     tokenizer.decoder = decoders.Metaspace()
     counts: Counter[str] = Counter()
     for example in benchmark.splits["train"]:
-        for text in (prompt(example.question, benchmark.schemas[example.db_id]), target(example.sql)):
+        for text in (prompt(example.question, benchmark.schemas[example.db_id], example.values), target(example.sql)):
             normal = tokenizer.normalizer.normalize_str(text)
             counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
     pieces = dict.fromkeys(sorted({character for word in counts for character in word}), -20.0)  # rarer than any word

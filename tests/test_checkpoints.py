@@ -127,8 +127,8 @@ def test_nothing_to_recover_changes_nothing(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- what --model can name
 
-BASE = dict(model="hub/model", tiny=False, random_weights=False, seed=7)
-ASKED = dict(tiny=False, random_weights=False, seed=0, epochs=3)
+BASE = dict(model="hub/model", tiny=False, random_weights=False, values=False, seed=7)
+ASKED = dict(tiny=False, random_weights=False, values=False, seed=0, epochs=3)
 
 
 def saved(path: Path, record: object) -> str:
@@ -142,7 +142,8 @@ def test_a_model_that_is_no_checkpoint_is_the_base_itself(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for model in ("hub/model", str(tmp_path), str(tmp_path / "none")):
         assert checkpoint_of(model) is None
-        assert base_of(ASKED | dict(model=model), "a") == dict(model=model, tiny=False, random_weights=False, seed=0)
+        expected = dict(model=model, tiny=False, random_weights=False, values=False, seed=0)
+        assert base_of(ASKED | dict(model=model), "a") == expected
 
 
 def test_a_run_folder_stands_for_its_best_checkpoint(tmp_path):
@@ -181,6 +182,16 @@ def test_a_checkpoint_that_does_not_fit(tmp_path, record, message):
     with pytest.raises(UserError, match=message) as caught:
         base_of(ASKED | dict(model=model), "a")
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_says_whether_its_prompts_have_values(tmp_path):
+    model = saved(tmp_path / "with", dict(script="a", base=BASE | dict(values=True)))
+    assert base_of(ASKED | dict(model=model), "a")["values"] and base_of(ASKED | dict(model=model, values=True), "a")["values"]
+    earlier = {name: value for name, value in BASE.items() if name != "values"}
+    model = saved(tmp_path / "without", dict(script="a", base=earlier))
+    assert base_of(ASKED | dict(model=model), "a") == BASE
+    with pytest.raises(UserError, match="was trained without --values: run it without --values here too"):
+        base_of(ASKED | dict(model=model, values=True), "a")
 
 
 def test_a_checkpoint_of_the_real_model_refuses_tiny(tmp_path):

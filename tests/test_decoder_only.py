@@ -57,7 +57,7 @@ def model(script, args, tokenizer):
 
 def encoded(script, tokenizer, benchmark, count: int | None = None, limit: int = 4096) -> list[dict]:
     examples = benchmark.splits["dev"][:count]
-    rows = dict(question=[e.question for e in examples], db_id=[e.db_id for e in examples], sql=[e.sql for e in examples])
+    rows = {name: [getattr(e, name) for e in examples] for name in ("question", "db_id", "values", "sql")}
     columns = script.encode(rows, benchmark.schemas, tokenizer, limit)
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
 

@@ -53,7 +53,7 @@ def test_the_characters_that_t5_lacks_survive(tokenizer, sql):
 
 def test_labels_are_the_sql_and_the_end_of_sequence(tokenizer, benchmark):
     examples = benchmark.splits["dev"]
-    rows = dict(question=[e.question for e in examples], db_id=[e.db_id for e in examples], sql=[e.sql for e in examples])
+    rows = {name: [getattr(e, name) for e in examples] for name in ("question", "db_id", "values", "sql")}
     encoded = script.encode(rows, benchmark.schemas, tokenizer, 512)
     for example, labels in zip(examples, encoded["labels"]):
         assert labels[-1] == tokenizer.eos_token_id and labels.count(tokenizer.eos_token_id) == 1
@@ -64,7 +64,7 @@ def test_a_prompt_that_is_too_long_keeps_its_question_and_its_end(benchmark, mon
     monkeypatch.setattr(script, "word_tokenizer", partial(script.word_tokenizer, size=0))  # a token a character
     tokenizer = script.load_tokenizer(TINY, benchmark)
     example = benchmark.splits["dev"][0]
-    rows = dict(question=[example.question], db_id=[example.db_id], sql=[example.sql])
+    rows = dict(question=[example.question], db_id=[example.db_id], values=[()], sql=[example.sql])
     whole = script.encode(rows, benchmark.schemas, tokenizer, 4096)
     limit = len(whole["input_ids"][0]) - 20
     cut = script.encode(rows, benchmark.schemas, tokenizer, limit)

@@ -82,7 +82,7 @@ def test_a_question_of_several_lines_stays_one_line(school):
 def shortened(question: str, schema: Schema) -> dict[int, str]:
     """The prompt at each budget of characters, from ample to none."""
     longest = len(prompt(question, schema))
-    return {budget: fit(question, schema, budget, len)[0] for budget in range(longest + 5, -1, -1)}
+    return {budget: fit(question, schema, (), budget, len)[0] for budget in range(longest + 5, -1, -1)}
 
 
 def columns_of(text: str) -> set[str]:
@@ -100,8 +100,8 @@ def tables_of(text: str) -> set[str]:
 
 
 def test_a_prompt_that_fits_is_left_alone(school):
-    assert fit(QUESTION, school, len(GOLDEN), len) == (GOLDEN, False)
-    assert fit(QUESTION, school, len(GOLDEN) - 1, len)[1]
+    assert fit(QUESTION, school, (), len(GOLDEN), len) == (GOLDEN, False)
+    assert fit(QUESTION, school, (), len(GOLDEN) - 1, len)[1]
 
 
 def test_a_prompt_is_never_longer_than_the_budget_where_that_is_possible(school):
@@ -156,7 +156,7 @@ def test_columns_that_the_question_names_leave_last():
     schema = make_schema(tables, [1], [[12, 1]])
     question = "What are the birth places?"
     for budget in range(len(prompt(question, schema)), 0, -23):
-        text = fit(question, schema, budget, len)[0]
+        text = fit(question, schema, (), budget, len)[0]
         assert "table7.birthDate" in columns_of(text) or not columns_of(text)
 
 
@@ -170,7 +170,7 @@ def test_a_key_never_names_a_column_that_is_gone(school):
 
 def test_a_question_longer_than_the_budget_stays_whole(school):
     question = "word " * 500 + "end?"
-    text, short = fit(question, school, 50, len)
+    text, short = fit(question, school, (), 50, len)
     assert short and text == f"{question}\ndb_id:school_player\n\nforeign key:[]\nprimary key:[]"
 
 
@@ -178,7 +178,7 @@ def test_shortening_counts_seldom():
     """Counting is tokenising: a schema of thousands of columns must not take thousands of counts."""
     schema = make_schema({f"t{i}": [f"c{i}_{j}" for j in range(50)] for i in range(80)}, [], [])
     counts = []
-    fit("Which?", schema, 1000, lambda text: counts.append(len(text)) or len(text))
+    fit("Which?", schema, (), 1000, lambda text: counts.append(len(text)) or len(text))
     assert len(counts) < 20
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import records
 
-from data import sample
+from data import sample, spider
 from data.errors import UserError
+from data.prompt import prompt
 
 SCRIPTS = ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"]
 FEW = ["--batch_size", "4", "--grad_accum", "1", "--eval_every", "2", "--eval_examples", "4", "--max_output_tokens", "8"]
@@ -58,6 +59,25 @@ def tracked(folder) -> dict:
         if "update/loss" in events.Tags()["scalars"]:
             found |= {event.step: pytest.approx(event.value, rel=1e-6) for event in events.Scalars("update/loss")}
     return found
+
+
+def test_a_run_with_values_keeps_them(run, script, database, monkeypatch):
+    """Prompts that lack what a model was trained with would score it low and say nothing."""
+    done = run(script, *FEW, "--values")
+    seen = []
+    monkeypatch.setattr(script, "prompt", lambda *asked: seen.append(prompt(*asked)) or seen[-1])
+    model = ["--model", str(done["folder"]), "--max_output_tokens", "8"]
+    run(script, *model, "--eval_only", "--eval_examples", "4", out="again")
+    place = sample_value()
+    run(script, *model, "--db", database, "--ask", f"How many lighthouses are in {place}?", out="other")
+    assert f"( '{place}' )" in seen[-1]
+
+
+def sample_value() -> str:
+    """A text cell of the lighthouses."""
+    examples = spider.load(sample.build(), splits=("dev", "train"), values=True).splits
+    found = [value for split in examples.values() for e in split if e.db_id == "lighthouses" for value in e.values]
+    return found[0]["text"]
 
 
 def test_random_weights_answer_nothing(run, script, database):

@@ -59,6 +59,7 @@ class Row:
     seed: int = 0
     faults: tuple[str, ...] = ()
     schema_first: bool = False
+    values: bool = False
 
 
 def all_rows() -> dict[str, Row]:
@@ -78,6 +79,7 @@ def all_rows() -> dict[str, Row]:
     for name in ("full-0.0003", "lora-64-0.001", "qlora-64-0.001"):
         for seed in (1, 2):
             rows[f"{name}-seed{seed}"] = replace(rows[name], seed=seed)
+    rows["full-values"] = replace(whole, values=True)
     rows["full-schema-first"] = replace(whole, schema_first=True)
     rows["full-8-epochs"] = replace(whole, epochs=8)
     return rows
@@ -110,7 +112,7 @@ def build(row: Row, args: script.Args, config, tokenizer, device: torch.device) 
 
 def encoded(examples, schemas, row: Row, tokenizer, limit: int) -> dict:
     """The columns of `llama_65b.encode`, with the row's order and its faults of tokens."""
-    rows = dict(question=[e.question for e in examples], db_id=[e.db_id for e in examples], sql=[e.sql for e in examples])
+    rows = {name: [getattr(e, name) for e in examples] for name in ("question", "db_id", "values", "sql")}
     if row.schema_first:
         original = script.prompt
         script.prompt = lambda *pair: "\n".join(reversed(original(*pair).split("\n", 1)))
@@ -149,7 +151,7 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     torch.set_float32_matmul_precision("high")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device = accelerator.device
-    benchmark = spider.load(given.data)
+    benchmark = spider.load(given.data, values=row.values)
     base = dict(model=args.model, tiny=False, random_weights=False, seed=row.seed)
     config, tokenizer = script.load_config(args, base), script.load_tokenizer(args, benchmark)
     set_seed(row.seed)

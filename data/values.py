@@ -1,0 +1,94 @@
+"""Cells of a database that a question mentions: the values that its SQL has to spell as the database does."""
+
+import re
+import sqlite3
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+
+from data.errors import UserError
+from data.spider import Schema
+
+A_COLUMN = 2  # values that stand beside a column at most
+LONGEST = 64  # characters of a cell; longer ones are prose
+SPAN = 8  # words of a question that one cell may match
+CELLS = 200_000  # different cells of a column that are read; larger columns hold keys and prose more than names
+# words that a question has anyway: a cell that is one of them is no mention
+COMMON = frozenset(
+    "a all an and any are as at be both but by can did do does each find for from give had has have hi how i id if in is it "
+    "its list many me more most my name no not number of on one or other our out per show so some than that the their them "
+    "there these they this those to type up us was we were what when where which who whose will with yes you your".split()
+)
+
+
+class Values:
+    """An index of one database's text cells, built once, for many questions.
+
+    Raises UserError where the file cannot be read as SQLite.
+    """
+
+    def __init__(self, database: str | Path, schema: Schema) -> None:
+        self._found: dict[tuple[str, ...], list[tuple[int, str]]] = defaultdict(list)
+        path = Path(database)
+        named = {words(name) for name in (*schema.tables, *(name for _, name in schema.columns))}
+        try:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0)) as connection:
+                connection.text_factory = lambda raw: raw.decode(errors="replace")
+                for column, (table, name) in enumerate(schema.columns):
+                    if table >= 0:
+                        for cell in cells(connection, schema.tables[table], name):
+                            key = words(cell)
+                            # a cell that is called as a table or a column is, is more likely that than this
+                            if 0 < len(key) <= SPAN and key not in named:
+                                self._found[key].append((column, cell))
+        except sqlite3.Error as error:
+            raise UserError(f"{path} cannot be read ({error}): close whatever writes to it, or copy it again") from None
+
+    def mentioned(self, question: str) -> list[dict]:
+        """The cells that the question mentions -> dicts of `column` (its index in the schema) and `text`, by column.
+
+        A cell is mentioned where the question holds its words in their order, whatever their case, punctuation and a
+        plural's s. Of a column, cells with more words come first, then those that stand earlier in the question, then those
+        spelled as it spells them, at most A_COLUMN; a cell within the words of a longer one of its column is left out.
+        """
+        spelled = WORD.findall(question)
+        asked = words(question)
+        taken: dict[int, list[tuple[range, str]]] = defaultdict(list)
+        for size in range(min(SPAN, len(asked)), 0, -1):
+            for start in range(len(asked) - size + 1):
+                key, span = asked[start : start + size], range(start, start + size)
+                if key not in self._found or size == 1 and not telling(spelled[start]):
+                    continue
+                said = " ".join(spelled[start : start + size])
+                for column, cell in sorted(self._found[key], key=lambda pair: (" ".join(WORD.findall(pair[1])) != said, pair)):
+                    others = taken[column]
+                    inside = any(set(span) < set(other) for other, _ in others)
+                    if len(others) < A_COLUMN and not inside and cell not in (text for _, text in others):
+                        others.append((span, cell))
+        return [dict(column=column, text=text) for column in sorted(taken) for _, text in taken[column]]
+
+
+WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text as they are compared: lower case, without a plural's s."""
+    return tuple(word[:-1] if len(word) > 3 and word[-1] == "s" != word[-2] else word for word in WORD.findall(text.casefold()))
+
+
+def telling(word: str) -> bool:
+    """Whether a single word of a question may be a cell: no word that questions have anyway, no lone letter but a capital."""
+    return word.casefold() not in COMMON and (len(word) > 1 or word.isdigit() or word.isupper())
+
+
+def cells(connection: sqlite3.Connection, table: str, column: str) -> list[str]:
+    """The different short texts of a column, sorted; none where there is no such column."""
+    table, column = ('"' + name.replace('"', '""') + '"' for name in (table, column))
+    field = f"{table}.{column}"  # with the table's name, since SQLite takes a quoted name that it does not know for a text
+    query = f"SELECT DISTINCT {field} COLLATE BINARY FROM {table} WHERE typeof({field}) = 'text' AND length({field}) <= ?"
+    try:
+        return [cell for (cell,) in connection.execute(f"{query} ORDER BY 1 LIMIT ?", (LONGEST, CELLS))]
+    except sqlite3.OperationalError as error:
+        if "no such" in str(error):
+            return []
+        raise
