@@ -1,0 +1,173 @@
+"""How a training run scales over the GPUs of one host: examples a second, efficiency against one GPU, peak memory.
+
+    python3 tests/bench/scaling.py --data data/spider --out runs/scaling
+    python3 tests/bench/scaling.py --data data/spider --out runs/scaling --runs llama_65b,T5_3B --gpus 1,2
+
+Each run is the script's own command at full size with random weights. An update holds the same examples on any number of
+GPUs, which share its forward passes, so runs differ in nothing but the GPUs; the first update, which warms up, is left out.
+Records that stand in `--out` are not measured again: a table can be made in parts. `--smoke` tries it all with `--tiny` on
+CPU processes.
+
+    python3 tests/bench/scaling.py --data data/spider --out runs/scaling --evaluate RUN
+
+compares an evaluation that is shared over the GPUs with one on a single GPU, prediction by prediction; RUN is the folder of
+a trained run.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from data.files import write_atomically  # noqa: E402
+from data.report import markdown  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Run:
+    """A script at a batch of so many examples a GPU and forward pass."""
+
+    script: str
+    batch: int
+    options: tuple[str, ...] = ()
+
+
+RUNS = {
+    "T5_3B": Run("T5_3B", 2),
+    "T5_3B-best": Run("T5_3B", 16, ("--gradient_checkpointing",)),
+    "gpt_neox_20b": Run("gpt_neox_20b", 4),
+    "llama_65b": Run("llama_65b", 4),
+}
+
+
+def command(run: Run, gpus: int, given: argparse.Namespace, out: Path) -> list[str]:
+    """The command line of a run on so many GPUs."""
+    accumulation, rest = divmod(given.accumulation * max(given.gpus), gpus)
+    if rest:
+        sys.exit(f"--gpus {gpus} does not divide --accumulation {given.accumulation} x {max(given.gpus)}: name other numbers")
+    options = ["--data", given.data, "--out", str(out), "--batch_size", str(run.batch), "--grad_accum", str(accumulation)]
+    options += ["--max_updates", str(given.updates + 1), "--eval_every", "0", "--eval_examples", str(2 * max(given.gpus))]
+    options += ["--max_output_tokens", "8", "--save_every", "-1", "--tiny" if given.smoke else "--random_weights"]
+    options += run.options
+    model = dict(pair.split("=") for pair in given.model).get(run.script)
+    options += ["--model", model] if model else []
+    if run.script == "T5_3B":
+        return ["deepspeed", "--num_accelerators" if given.smoke else "--num_gpus", str(gpus), f"{run.script}.py", *options]
+    return [sys.executable, f"{run.script}.py", *options, "--processes", str(gpus)]
+
+
+def measure(name: str, gpus: int, given: argparse.Namespace) -> dict:
+    """Run one command and read its record: median seconds an update, examples and tokens a second, GiB."""
+    out = given.out / f"{name}-{gpus}"
+    shutil.rmtree(out, ignore_errors=True)
+    environment = os.environ | dict(NCCL_NVLS_ENABLE="0")  # multicast can put the GPUs of a shared host out of service
+    environment |= dict(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="") if given.smoke else {}
+    words = command(RUNS[name], gpus, given, out)
+    began = time.monotonic()
+    with (given.out / f"{name}-{gpus}.log").open("w") as log:
+        code = subprocess.run(words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+    if code:
+        return dict(run=name, gpus=gpus, failed=f"exit code {code}", command=words)
+    result = json.loads((out / "result.json").read_text())
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    updates = [line for line in lines if line["event"] == "update"][1:]
+    seconds = statistics.median(line["seconds"] for line in updates)
+    return dict(
+        run=name, gpus=gpus, gpu_name=result["gpu_name"], batch=RUNS[name].batch, command=words,
+        update_seconds=[line["seconds"] for line in updates], losses=[line["loss"] for line in lines if "loss" in line],
+        examples_per_second=result["examples_seen"] / result["updates"] / seconds,
+        tokens_per_second=sum(line["tokens"] for line in updates) / sum(line["seconds"] for line in updates),
+        peak_memory_gib=result["peak_memory_gib"], wall_seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def table(records: dict[tuple[str, int], dict]) -> str:
+    """What was measured, in Markdown; efficiency is the share of the fewest GPUs' speed a GPU that is kept.
+
+    It is the median over the updates: each holds the same examples on any number of GPUs, but more tokens than another.
+    """
+    head = ("run", "GPUs", "batch a GPU", "examples/s", "tokens/s", "seconds an update", "efficiency", "peak GiB a GPU")
+    lines = [markdown(head), "|---" * len(head) + "|"]
+    for (name, gpus), record in sorted(records.items()):
+        if "failed" in record:
+            lines.append(markdown((name, gpus, RUNS[name].batch, record["failed"], *"----")))
+            continue
+        base = min((r for (other, _), r in records.items() if other == name and "failed" not in r), key=lambda r: r["gpus"])
+        pairs = zip(base["update_seconds"], record["update_seconds"])
+        efficiency = statistics.median(one * base["gpus"] / (many * gpus) for one, many in pairs)
+        cells = (name, f"{gpus} x {record['gpu_name']}", record["batch"], f"{record['examples_per_second']:.2f}",
+                 f"{record['tokens_per_second']:,.0f}", ", ".join(f"{each:.2f}" for each in record["update_seconds"]),
+                 f"{efficiency:.1%}", f"{record['peak_memory_gib']:.1f}")  # fmt: skip
+        lines.append(markdown(cells))
+    return "\n".join(lines)
+
+
+def evaluate(given: argparse.Namespace) -> str:
+    """Generate with a run's best checkpoint on each number of GPUs -> what is equal and how fast it is, in Markdown."""
+    script = json.loads((given.evaluate / "args.json").read_text())["script"]
+    head = ("GPUs", "n", "examples/s", "right", "predictions equal to those on one")
+    lines = [markdown(head), "|---" * len(head) + "|"]
+    first: list[str] = []
+    for gpus in given.gpus:
+        out = given.out / f"evaluation-{gpus}"
+        shutil.rmtree(out, ignore_errors=True)
+        words = [sys.executable, f"{script}.py", "--eval_only", "--model", str(given.evaluate), "--data", given.data]
+        words += ["--out", str(out), "--processes", str(gpus), "--eval_examples", str(given.eval_examples)]
+        words += ["--eval_batch_size", str(given.eval_batch_size)]
+        with (given.out / f"evaluation-{gpus}.log").open("w") as log:
+            subprocess.run(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True)
+        result = json.loads((out / "result.json").read_text())
+        written = [json.loads(line)["predicted"] for line in (out / "predictions.jsonl").read_text().splitlines()]
+        first = first or written
+        equal = sum(a == b for a, b in zip(first, written, strict=True))
+        speed, right = f"{result['eval_examples_per_second']:.2f}", f"{result['execution_accuracy']:.1%}"
+        lines.append(markdown((gpus, result["n"], speed, right, f"{equal} of {len(first)}, {len(set(first))} different")))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="directory in Spider's layout, or sample")
+    parser.add_argument("--out", type=Path, required=True, help="the runs, and a JSON of each")
+    parser.add_argument("--runs", default=",".join(RUNS), help="comma between")
+    parser.add_argument("--gpus", default="1,2,4,8", help="numbers of GPUs, comma between; what is not there is left out")
+    parser.add_argument("--accumulation", type=int, default=4, help="forward passes an update on the most GPUs")
+    parser.add_argument("--updates", type=int, default=4, help="that count")
+    parser.add_argument("--model", action="append", default=[], metavar="SCRIPT=DIR", help="a directory with its tokenizer")
+    parser.add_argument("--smoke", action="store_true", help="with --tiny, on CPU processes")
+    parser.add_argument("--evaluate", type=Path, metavar="RUN", help="a trained run, whose evaluation is compared instead")
+    parser.add_argument("--eval_examples", type=int, default=96, help="of --evaluate")
+    parser.add_argument("--eval_batch_size", type=int, default=1, help="of --evaluate; at 1 all rounding is alike")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    wanted = [int(number) for number in given.gpus.split(",")]
+    if not given.smoke:
+        import torch
+
+        wanted = [number for number in wanted if number <= torch.cuda.device_count()]
+    given.gpus = wanted
+    if given.evaluate:
+        print(evaluate(given))
+        return
+    for name in given.runs.split(","):
+        for gpus in wanted:
+            path = given.out / f"{name}-{gpus}.json"
+            if not path.exists():
+                record = measure(name, gpus, given)
+                print(f"{name} on {gpus}: {record.get('failed') or round(record['examples_per_second'], 2)}", flush=True)
+                write_atomically(path, json.dumps(record) + "\n")
+    paths = {(name, gpus): given.out / f"{name}-{gpus}.json" for name in RUNS for gpus in range(1, 65)}
+    print(table({key: json.loads(path.read_text()) for key, path in paths.items() if path.exists()}))
+
+
+if __name__ == "__main__":
+    main()
