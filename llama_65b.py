@@ -90,7 +90,7 @@ class Args:
     gradient_checkpointing: bool = True  # recompute activations: less memory, slower
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
-    save_every: int = 500  # updates between checkpoints; 0: only at the end
+    save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
     resume: bool = False  # go on from the last checkpoint in --out
     force: bool = False  # resume also where other options make it another run
     eval_only: bool = False  # score --model on dev and stop
@@ -612,6 +612,7 @@ def main() -> None:
         state = load(accelerator, model, folder.path / "last")
         folder.rewind(state)
     start, stopping, stop = state["update"], False, Stop()
+    keeping = args.save_every >= 0 and not args.eval_only
     share = (args.batch_size, args.grad_accum, ranks, accelerator.process_index)
     micro = list(micro_batches(lengths, *share, args.seed, start, total))
     collate_train = partial(collate, pad=tokenizer.pad_token_id)
@@ -629,15 +630,15 @@ def main() -> None:
         if due and not stopping:
             state["evaluated"] = update
             folder.log_evaluation(update, total, rows, figures)
-            if figures["execution_accuracy"] > state["best"] and not args.eval_only:
+            if figures["execution_accuracy"] > state["best"] and keeping:
                 state["best"] = figures["execution_accuracy"]
                 save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
         # once in a while, at the end, and where a signal asks to stop: save
-        now = last or stopping or (args.save_every and update % args.save_every == 0 and update > start)
-        if now and not args.eval_only:
+        now = last or stopping or (args.save_every > 0 and update % args.save_every == 0 and update > start)
+        if now and keeping:
             save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
         if stopping:
-            stop.leave(update, None if args.eval_only else f"{folder.path}/last")
+            stop.leave(update, f"{folder.path}/last" if keeping else None)
         if last:
             break
 

@@ -32,8 +32,8 @@ from data.spider import Benchmark
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
 # what options may be
 LEAST = dict.fromkeys(("epochs", "batch_size", "grad_accum", "eval_batch_size", "max_output_tokens", "num_beams"), 1)
-LEAST |= dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "save_every", "seed"), 0)
-LEAST |= dict(lora_rank=1, lora_alpha=1, max_input_tokens=64)
+LEAST |= dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "seed"), 0)
+LEAST |= dict(save_every=-1, lora_rank=1, lora_alpha=1, max_input_tokens=64)
 BELOW_ONE = ("learning_rate", "warmup", "lora_dropout")
 # options that a resumed run cannot change without being another run
 FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "max_input_tokens", "optimizer")

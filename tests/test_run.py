@@ -330,7 +330,8 @@ SOUND = dict(tiny=False, random_weights=False)
 BOUNDS = {
     **dict.fromkeys(("epochs", "batch_size", "grad_accum", "eval_batch_size", "max_output_tokens", "num_beams"), 1),
     **dict.fromkeys(("lora_rank", "lora_alpha"), 1),
-    **dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "save_every", "seed"), 0),
+    **dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "seed"), 0),
+    "save_every": -1,
     "max_input_tokens": 64,
 }
 

@@ -132,6 +132,13 @@ def test_a_resumed_run_refuses_to_become_another(run, script):
     assert sorted(longer["losses"]) == list(range(5))
 
 
+def test_a_trial_leaves_its_result_and_no_checkpoint(run, script):
+    """45 GB of T5-3B's random weights and moments are worth nothing."""
+    done = run(script, *FEW, "--save_every", "-1")
+    assert done["result"]["updates"] == 3
+    assert not [name for name in ("last", "best") if (done["folder"] / name).exists()]
+
+
 def test_a_checkpoint_with_half_a_file_is_named(run, script):
     folder = run(script, *FEW)["folder"]
     victim = max((path for path in (folder / "last").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
