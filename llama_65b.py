@@ -45,12 +45,12 @@ from transformers.integrations import replace_with_bnb_linear
 
 from data import sample, spider
 from data.ask import bare_ask, conversation
-from data.batches import describe, micro_batches
+from data.batches import describe, micro_batches, packed, shared_tokens
 from data.cache import encoded
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
 from data.errors import UserError, exit_on_user_error
 from data.files import read_object
-from data.prompt import CUE, clean_sql, fit, prompt, target
+from data.prompt import CUE, clean_sql, fit, question_first, schema_first, target
 from data.run import RunFolder, check_options
 from data.score import score, totals
 from data.signals import Stop
@@ -70,6 +70,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
+    share_schema: bool = False  # schema first, once for all its questions in a batch: a quarter of the tokens; a run keeps it
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
     device_map: Literal["replica", "auto"] = "replica"  # a replica a GPU; auto: one, spread over the GPUs, which take turns
@@ -171,24 +172,34 @@ def small_tokenizer(benchmark: spider.Benchmark) -> Tokenizer:
     return Tokenizer(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: Tokenizer, limit: int) -> dict:
-    """Examples -> input_ids (prompt, cue) of at most `limit` tokens, labels (SQL, end), and whether schema was left out."""
+def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: Tokenizer, limit: int, share: bool = False) -> dict:
+    """Examples -> input_ids (prompt, cue) of at most `limit` tokens, labels (SQL, end), and whether schema was left out.
+
+    `shared` says how many of the input_ids are the schema that other questions `share`.
+    """
+    form = schema_first if share else question_first
     triples = zip(rows["question"], rows["db_id"], rows["values"])
     asked = [(question, schemas[db_id], values) for question, db_id, values in triples]
-    inputs = tokenizer([prompt(*each) + CUE for each in asked]).input_ids
-    shortened = [len(ids) > limit for ids in inputs]
+
+    def tokens(parts: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        first, second = ([pair[0] for pair in parts], [pair[1] + CUE for pair in parts])
+        return list(zip(tokenizer(first).input_ids, tokenizer(second, add_special_tokens=False).input_ids))
+
+    inputs = tokens([form(*each) for each in asked])
+    shortened = [sum(map(len, pair)) > limit for pair in inputs]
     for i in [i for i, long in enumerate(shortened) if long]:
-        text, _ = fit(*asked[i], limit, lambda text: len(tokenizer(text + CUE).input_ids))
-        inputs[i] = tokenizer(text + CUE).input_ids
+        parts, _ = fit(*asked[i], limit, lambda parts: sum(map(len, tokens([parts])[0])), form)
+        inputs[i] = tokens([parts])[0]
     # read behind the cue, since a word's first token depends on what stands before it
     cue = len(tokenizer(CUE, add_special_tokens=False).input_ids)
     answers = tokenizer([f"{CUE} {target(sql)}" for sql in rows["sql"]], add_special_tokens=False).input_ids
-    return dict(input_ids=inputs, labels=[ids[cue:] + [tokenizer.eos_token_id] for ids in answers], shortened=shortened)
+    return dict(input_ids=[first + second for first, second in inputs], shared=[share * len(first) for first, _ in inputs],
+                labels=[ids[cue:] + [tokenizer.eos_token_id] for ids in answers], shortened=shortened)  # fmt: skip
 
 
-def padded(sequences: list[list[int]], filler: int, left: bool = False) -> torch.Tensor:
-    """Lists of different lengths -> (lists, longest)."""
-    longest = max(map(len, sequences))
+def padded(sequences: list[list[int]], filler: int, left: bool = False, multiple: int = 1) -> torch.Tensor:
+    """Lists of different lengths -> (lists, longest), the longest rounded up to a multiple."""
+    longest = -(-max(map(len, sequences)) // multiple) * multiple
     pads = [[filler] * (longest - len(sequence)) for sequence in sequences]
     return torch.tensor([pad + ids if left else ids + pad for ids, pad in zip(sequences, pads)])
 
@@ -198,9 +209,48 @@ def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
 
     Padding stands on the right, behind all that a causal model attends to from an answer: it needs no attention mask.
     """
+    if any(row["shared"] for row in rows):
+        return collate_shared(rows, pad)
     ids = [row["input_ids"] + row["labels"] for row in rows]
     labels = [[-100] * len(row["input_ids"]) + row["labels"] for row in rows]
     return dict(input_ids=padded(ids, pad), labels=padded(labels, -100))
+
+
+def collate_shared(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
+    """Examples -> input_ids, labels, position_ids and segments, all (packs, longest): a schema, its questions, the next schema.
+
+    Every question stands at the positions that follow its schema. Segments number what may attend to each other: each schema
+    a multiple of SPAN, its questions the numbers behind it, padding -1.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row["input_ids"][: row["shared"]]), []).append(row)
+    parts = []
+    for schema, own in groups.items():
+        texts = [(row["input_ids"][len(schema) :], row["labels"]) for row in own]
+        spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
+        parts.append((
+            [*schema, *(i for text, answer in texts for i in text + answer)],
+            [-100] * len(schema) + [i for text, answer in texts for i in [-100] * len(text) + answer],
+            [*range(len(schema)), *(place for span in spans for place in span)],
+            [0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
+        ))  # fmt: skip
+    packs = [[parts[i] for i in pack] for pack in packed([len(part[0]) for part in parts])]
+    joined = [[[i for part in pack for i in part[column]] for pack in packs] for column in range(3)]
+    segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
+    filled = zip((*joined, segments), (pad, -100, 0, -1))
+    names = ("input_ids", "labels", "position_ids", "segments")
+    return dict(zip(names, (padded(each, filler, multiple=16) for each, filler in filled)))  # CUDA wants masks aligned
+
+
+SPAN = 100_000  # more than the questions of a batch
+
+
+def visible(segments: torch.Tensor) -> torch.Tensor:
+    """Segments (packs, longest) -> which position attends to which, (packs, 1, longest, longest): its schema and itself."""
+    query, key = segments[:, :, None], segments[:, None, :]
+    schema = (query // SPAN == key // SPAN) & (key % SPAN == 0)
+    return (schema | (query == key)).tril()[:, None]
 
 
 def collate_prompts(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
@@ -376,9 +426,11 @@ class AnswerLoss(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids=None, segments=None) -> torch.Tensor:
         causal = self.model.get_base_model()
-        hidden = causal.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        mask = None if segments is None else visible(segments)
+        inputs = dict(input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
+        hidden = causal.base_model(**inputs, use_cache=False).last_hidden_state
         following = labels[:, 1:].to(hidden.device)
         answer = following != -100
         logits = causal.get_output_embeddings()(hidden[:, :-1][answer])
@@ -477,7 +529,7 @@ def ask(args: Args) -> None:
     def answer(question: str, schema: spider.Schema) -> str:
         mentioned = values.mentioned(question) if values else []
         row = dict(question=[question], db_id=[schema.db_id], values=[mentioned], sql=[""])
-        row = encode(row, {schema.db_id: schema}, tokenizer, args.max_input_tokens)
+        row = encode(row, {schema.db_id: schema}, tokenizer, args.max_input_tokens, base["share_schema"])
         if (length := len(row["input_ids"][0])) > args.max_input_tokens:
             raise UserError(f"the question takes {length} tokens, over --max_input_tokens {args.max_input_tokens}: shorten it")
         return generate(model, tokenizer, Dataset.from_dict(row), args, accelerator, Stop())[0]
@@ -579,16 +631,18 @@ def main() -> None:
     accelerator.init_trackers(SCRIPT, asdict(args))
 
     with accelerator.main_process_first():
-        train, dev = (encoded(benchmark.splits[split], benchmark.schemas, encode, tokenizer, args.max_input_tokens)
-                      for split in ("train", "dev"))  # fmt: skip
+        train, dev = (encoded(benchmark.splits[split], benchmark.schemas, encode, tokenizer, args.max_input_tokens,
+                              share=base["share_schema"]) for split in ("train", "dev"))  # fmt: skip
     count = min(args.eval_examples or len(dev), len(dev))
     dev = dev.select([i * len(dev) // count for i in range(count)])
     inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
-    lengths = [sum(pair) for pair in zip(inputs, answers)]
+    lengths, shared = [sum(pair) for pair in zip(inputs, answers)], train["shared"][:]
+    schemas = list(zip(train["db_id"], shared)) if base["share_schema"] else None
     per_update = args.batch_size * args.grad_accum * ranks
     unknown = sum(ids[:-1].count(tokenizer.unk_token_id) for ids in train["labels"])
+    lines = describe(inputs, answers, per_update, args.batch_size, args.seed, True, shared, schemas)
     accelerator.print(f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema, {unknown} unknown "
-                      f"tokens in SQL | {describe(inputs, answers, per_update, args.batch_size, args.seed, joined=True)}\n"
+                      f"tokens in SQL | {lines}\n"
                       f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}")  # fmt: skip
 
     set_seed(args.seed)  # the same adapter on every rank
@@ -614,7 +668,7 @@ def main() -> None:
     start, stopping, stop = state["update"], False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
     share = (args.batch_size, args.grad_accum, ranks, accelerator.process_index)
-    micro = list(micro_batches(lengths, *share, args.seed, start, total))
+    micro = list(micro_batches(lengths, *share, args.seed, start, total, schemas=schemas))
     collate_train = partial(collate, pad=tokenizer.pad_token_id)
     loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
     model.train()
@@ -671,6 +725,8 @@ def main() -> None:
             raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: --resume from the last good "
                             f"checkpoint, {folder.path}/last, with a lower --learning_rate")  # fmt: skip
         prompt_tokens = sum(inputs[i] for i in whole)
+        if schemas:
+            prompt_tokens = sum(map(sum, shared_tokens(whole, args.batch_size, inputs, shared, schemas)))
         flops = prompt_flops * prompt_tokens + answer_flops * answer_tokens
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, tokens=prompt_tokens + answer_tokens)
         state = folder.log_update(state, total, per_update, flops, **record, memory_gib=peak_memory() / 2**30)

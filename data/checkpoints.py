@@ -13,7 +13,8 @@ from data.errors import UserError
 from data.files import read_object, sync_folder, write_atomically
 
 SEAL = "checkpoint.json"
-KEPT = ("model", "tiny", "random_weights", "values", "seed")  # the options that say what is trained
+LATER = ("values", "share_schema")  # of the prompt; checkpoints of before them, and scripts without them, have neither
+KEPT = ("model", "tiny", "random_weights", "seed", *LATER)  # the options that say what is trained
 # how torch and safetensors word a disk that is full
 NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
 
@@ -34,7 +35,7 @@ def unseal(folder: Path, script: str, remedy: str) -> dict:
     if record.get("script") != script:
         raise UserError(f"{folder} was saved by {record.get('script')}.py: name a checkpoint of {script}.py")
     files, base, state = (record.get(name) for name in ("files", "base", "state"))
-    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) - {"values"} <= set(base):
+    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) - set(LATER) <= set(base):
         raise UserError(f"{folder / SEAL} is of an older layout, or not whole: use the version that saved it, or train anew")
     for name, size in files.items():
         path = folder / name
@@ -101,12 +102,13 @@ def base_of(options: dict, script: str) -> dict:
     """
     checkpoint = checkpoint_of(options["model"])
     if checkpoint is None:
-        return {name: options[name] for name in KEPT}
-    base = dict(values=False) | unseal(checkpoint, script, "name another --model")["base"]  # there was no --values once
+        return {name: options.get(name, False) for name in KEPT}
+    base = dict.fromkeys(LATER, False) | unseal(checkpoint, script, "name another --model")["base"]
     for flag in ("tiny", "random_weights"):
         if base[flag] != options[flag]:
             how = "with" if base[flag] else "without"
             raise UserError(f"{checkpoint} was trained {how} --{flag}: run it {how} --{flag} here too")
-    if options["values"] and not base["values"]:
-        raise UserError(f"{checkpoint} was trained without --values: run it without --values here too")
+    for flag in LATER:
+        if options.get(flag) and not base[flag]:
+            raise UserError(f"{checkpoint} was trained without --{flag}: run it without --{flag} here too")
     return base

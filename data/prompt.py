@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from data.spider import Schema
 
+Form = TypeVar("Form")  # how a prompt is made up: one text, or two
 CUE = "\nSQL:"  # where a decoder-only model starts to answer, after a space; an encoder-decoder model needs none
 
 
@@ -18,10 +20,43 @@ def prompt(
     `schema.columns`) and whole tables (-1 - index into `schema.tables`) to leave out, with the keys that name them;
     `keys=False` leaves the two lists of keys empty.
     """
+    return "\n".join([" ".join(question.split()), *_described(schema, _beside(values), dropped, keys)])
+
+
+def question_first(*asked) -> tuple[str, str]:
+    """Nothing that other questions share, and the prompt: arguments as of `prompt`."""
+    return "", prompt(*asked)
+
+
+def schema_first(
+    question: str, schema: Schema, values: Sequence[dict] = (), dropped: frozenset[int] = frozenset(), keys: bool = True
+) -> tuple[str, str]:
+    """The prompt in two parts: the schema, which all questions of a database share, and the question, arguments as of `prompt`.
+
+    Values stand behind the question, by the full names of their columns, since beside them they would make schemas differ.
+    """
+    lines = [" ".join(question.split())]
+    named = [f"{_full(schema, column)} ( {' , '.join(texts)} )" for column, texts in _beside(values).items()]
+    lines += [f"values:[{','.join(named)}]"] if named else []
+    return "\n".join(_described(schema, {}, dropped, keys)) + "\n", "\n".join(lines)
+
+
+def _beside(values: Sequence[dict]) -> dict[int, list[str]]:
+    """The values of each column, as SQL writes them."""
     beside: dict[int, list[str]] = {}
     for value in values:
         beside.setdefault(value["column"], []).append(quoted(value["text"]))
-    lines = [" ".join(question.split()), f"db_id:{schema.db_id}"]
+    return beside
+
+
+def _full(schema: Schema, column: int) -> str:
+    table, name = schema.columns[column]
+    return f"{schema.tables[table]}.{name}"
+
+
+def _described(schema: Schema, beside: dict[int, list[str]], dropped: frozenset[int], keys: bool) -> list[str]:
+    """The lines of a schema."""
+    lines = [f"db_id:{schema.db_id}"]
     for table in sorted(range(len(schema.tables)), key=lambda index: schema.tables[index].lower()):
         if -1 - table not in dropped:
             columns = [i for i, (t, _) in enumerate(schema.columns) if t == table and i not in dropped]
@@ -31,14 +66,10 @@ def prompt(
     def kept(*columns: int) -> bool:
         return keys and not any(c in dropped or -1 - schema.columns[c][0] in dropped for c in columns)
 
-    def full(column: int) -> str:
-        table, name = schema.columns[column]
-        return f"{schema.tables[table]}.{name}"
-
-    foreign = [f"{full(child)} = {full(parent)}" for child, parent in schema.foreign_keys if kept(child, parent)]
-    primary = [full(column) for column in schema.primary_keys if kept(column)]
-    lines += ["", f"foreign key:[{','.join(foreign)}]", f"primary key:[{','.join(primary)}]"]
-    return "\n".join(lines)
+    pairs = [(child, parent) for child, parent in schema.foreign_keys if kept(child, parent)]
+    foreign = [f"{_full(schema, child)} = {_full(schema, parent)}" for child, parent in pairs]
+    primary = [_full(schema, column) for column in schema.primary_keys if kept(column)]
+    return [*lines, "", f"foreign key:[{','.join(foreign)}]", f"primary key:[{','.join(primary)}]"]
 
 
 def quoted(text: str) -> str:
@@ -46,33 +77,41 @@ def quoted(text: str) -> str:
     return "'" + re.sub(r"[\r\n\t]", " ", text).replace("'", "''") + "'"
 
 
-def fit(question: str, schema: Schema, values: Sequence[dict], budget: int, count: Callable[[str], int]) -> tuple[str, bool]:
-    """The prompt within `budget` tokens as `count` counts them, and whether it had to be shortened.
+def fit(
+    question: str,
+    schema: Schema,
+    values: Sequence[dict],
+    budget: int,
+    count: Callable[[Form], int],
+    form: Callable[..., Form] = prompt,
+) -> tuple[Form, bool]:
+    """The prompt, as `form` makes it, within `budget` tokens as `count` counts them, and whether it had to be shortened.
 
     The schema goes in this order, only as much as needed: columns that no word of the question matches and no key names;
     the rest of what the question does not match, tables with their last column; the lists of keys; what the question
     matches by its name or by a value. Within each, later tables and columns first. The question, the headings of the keys
     and the cue always stay, so that a question longer than the budget stays longer.
     """
-    text = prompt(question, schema, values)
-    if count(text) <= budget:
-        return text, False
+    whole = form(question, schema, values)
+    if count(whole) <= budget:
+        return whole, False
     order = _least_needed_first(question, schema, values)
+
+    def without(removals: int) -> Form:
+        gone = order[:removals]
+        return form(question, schema, values, frozenset(r for r in gone if r != KEYS), KEYS not in gone)
+
     low, high = 1, len(order)  # the fewest removals that fit: the prompt's length falls with each
     while low < high:
         middle = (low + high) // 2
-        if count(_without(question, schema, values, order[:middle])) <= budget:
+        if count(without(middle)) <= budget:
             high = middle
         else:
             low = middle + 1
-    return _without(question, schema, values, order[:low]), True
+    return without(low), True
 
 
 KEYS = "keys"  # stands for both lists of keys among the removals
-
-
-def _without(question: str, schema: Schema, values: Sequence[dict], removals: list[int | str]) -> str:
-    return prompt(question, schema, values, frozenset(r for r in removals if r != KEYS), KEYS not in removals)
 
 
 def _least_needed_first(question: str, schema: Schema, values: Sequence[dict]) -> list[int | str]:

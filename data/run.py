@@ -36,7 +36,7 @@ LEAST |= dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples
 LEAST |= dict(save_every=-1, lora_rank=1, lora_alpha=1, max_input_tokens=64)
 BELOW_ONE = ("learning_rate", "warmup", "lora_dropout")
 # options that a resumed run cannot change without being another run
-FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "max_input_tokens", "optimizer")
+FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "max_input_tokens", "optimizer")
 FIXED += ("lora_rank", "lora_alpha", "lora_targets")
 OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to", "relative_to")  # not of the run
 

@@ -1,0 +1,203 @@
+"""Questions that share their schema learn and are learned from as if each stood alone."""
+
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+import gpt_neox_20b
+import llama_65b
+from data import sample, spider
+from data.batches import TOGETHER, describe, epoch_updates, grouped, micro_batches, packed, shared_tokens
+from data.errors import UserError
+from data.prompt import CUE, question_first, schema_first
+
+FEW = ["--batch_size", "16", "--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
+
+
+@pytest.fixture(params=[gpt_neox_20b, llama_65b], ids=["gpt_neox_20b", "llama_65b"], scope="module")
+def script(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return spider.load(sample.build(), values=True)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(script, benchmark):
+    return script.load_tokenizer(replace(script.Args(), **script.TINY, tiny=True), benchmark)
+
+
+@pytest.fixture(scope="module")
+def rows(script, tokenizer, benchmark) -> list[dict]:
+    """Questions of several databases: of some many, of one a single one; one is shortened."""
+    own: dict[str, list] = {}
+    for example in benchmark.splits["train"]:
+        own.setdefault(example.db_id, []).append(example)
+    few = [example for number, examples in enumerate(own.values()) for example in examples[: (7, 1, 4)[number % 3]]]
+    columns = {name: [getattr(e, name) for e in few] for name in ("question", "db_id", "values", "sql")}
+    whole = script.encode(columns, benchmark.schemas, tokenizer, 4096, share=True)
+    longest = max(map(len, whole["input_ids"]))
+    encoded = script.encode(columns, benchmark.schemas, tokenizer, longest - 1, share=True)
+    assert sum(encoded["shortened"]) >= 1
+    rows = [dict(zip(encoded, each)) for each in zip(*encoded.values())]
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+def test_the_loss_and_its_gradient_are_those_of_each_question_alone(script, tokenizer, rows):
+    base = dict(model="none", tiny=True, random_weights=False, seed=0)
+    args = replace(script.Args(), **script.TINY, tiny=True)
+    model = script.load_model(args, base, script.load_config(args, base), tokenizer, torch.device("cpu")).train()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)  # else the other half of LoRA has no gradient
+    answer_loss = script.AnswerLoss(model)
+    together, alone = [], []
+    batch = script.collate(rows, tokenizer.pad_token_id)
+    assert len(batch["input_ids"]) < len({tuple(row["input_ids"][: row["shared"]]) for row in rows}) < len(rows)
+    for losses, batches in ((together, [batch]), (alone, [script.collate([row | dict(shared=0)], 0) for row in rows])):
+        model.zero_grad()
+        losses.append(0.0)
+        for each in batches:
+            loss = answer_loss(**each)
+            loss.backward()
+            losses[0] += loss.item()
+        losses += [weight.grad.clone() for weight in model.parameters() if weight.requires_grad]
+    assert together[0] == pytest.approx(alone[0], rel=1e-5)
+    for mine, other in zip(together[1:], alone[1:], strict=True):
+        assert (mine - other).norm() <= 1e-4 * other.norm()
+        assert other.norm() > 0
+
+
+def test_a_question_sees_its_schema_and_itself_and_nothing_else(script):
+    rows = [
+        dict(input_ids=[1, 2, 3, 4], labels=[5], shared=2),
+        dict(input_ids=[1, 2, 6], labels=[7, 8], shared=2),
+        dict(input_ids=[9, 3], labels=[5], shared=1),
+    ]
+    batch = script.collate(rows, 0)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8] + [0] * 8, [9, 3, 5] + [0] * 13]
+    assert batch["labels"].tolist() == [[-100] * 4 + [5, -100, 7, 8] + [-100] * 8, [-100, -100, 5] + [-100] * 13]
+    assert batch["position_ids"][0].tolist()[:8] == [0, 1, 2, 3, 4, 2, 3, 4]
+    seen = script.visible(batch["segments"])
+    assert seen.shape == (2, 1, 16, 16)
+    pairs = {(q, k) for q, k in seen[0, 0, :8].nonzero().tolist()}
+    assert pairs == {(q, k) for part in ((0, 1, 2, 3, 4), (0, 1, 5, 6, 7)) for q in part for k in part if k <= q}
+    assert seen.any(-1).all()  # a position that saw nothing would be no number
+
+
+def test_schemas_in_one_pack_do_not_see_each_other(script):
+    rows = [dict(input_ids=[n] * 3, labels=[n], shared=2) for n in (1, 2)] + [dict(input_ids=[3] * 9, labels=[3], shared=2)]
+    batch = script.collate(rows, 0)
+    assert batch["input_ids"].tolist() == [[3] * 10 + [0] * 6, [1] * 4 + [2] * 4 + [0] * 8]
+    assert batch["position_ids"][1].tolist()[:8] == [0, 1, 2, 3, 0, 1, 2, 3]
+    seen = script.visible(batch["segments"])[1, 0]
+    assert not seen[4:8, :4].any() and not seen[:4, 4:].any() and seen[7, 4:8].all()
+
+
+def test_what_is_generated_from_is_what_was_learned(script, tokenizer, rows, benchmark):
+    for row in rows:
+        batch, alone = (make([row], -1)["input_ids"][0].tolist() for make in (script.collate, script.collate_prompts))
+        assert [i for i in batch if i >= 0] == alone + row["labels"] and 0 < row["shared"] < len(alone)
+    example = benchmark.splits["dev"][0]
+    schema, question = schema_first(example.question, benchmark.schemas[example.db_id], example.values)
+    assert tokenizer.decode(rows[0]["input_ids"][: rows[0]["shared"]]).replace(" ", "").count("primarykey:[") == 1
+    assert question.splitlines()[0] == example.question and schema.endswith("]\n") and example.question not in schema
+
+
+def test_the_schema_is_the_same_with_and_without_values(benchmark):
+    example = next(e for e in benchmark.splits["dev"] if e.values)
+    schema = benchmark.schemas[example.db_id]
+    text, question = schema_first(example.question, schema, example.values)
+    assert text == schema_first("Another?", schema)[0]
+    table, column = schema.columns[example.values[0]["column"]]
+    assert f"values:[{schema.tables[table]}.{column} ( '{example.values[0]['text']}'" in question
+    assert question_first(example.question, schema)[1].split("\n", 1)[1] + "\n" == text
+
+
+# ---------------------------------------------------------------------------------------------------------------- order
+
+SCHEMAS = [random.Random(i).choice("aaaabbcdefghijklmnopqrstuvwxyz") for i in range(1000)]
+LENGTHS = [300 + 10 * ord(schema) + i % 7 for i, schema in enumerate(SCHEMAS)]
+
+
+@pytest.mark.parametrize("size", [8, 36, 128, 1000, 3000])
+def test_every_example_is_seen_and_schemas_stand_together(size):
+    updates = epoch_updates(LENGTHS, size, 0, 0, schemas=SCHEMAS)
+    seen = Counter(i for update in updates for i in update)
+    assert {len(update) for update in updates} == {size} and set(seen) == set(range(1000))
+    for update in updates:
+        runs = [SCHEMAS[a] != SCHEMAS[b] for a, b in zip(update, update[1:])]
+        assert sum(runs) + 1 == len({SCHEMAS[i] for i in update})  # each schema in one run
+
+
+def test_an_update_holds_many_schemas_and_other_company_each_epoch():
+    first, second = (epoch_updates(LENGTHS, 128, 0, epoch, schemas=SCHEMAS) for epoch in (0, 1))
+    assert min(len({SCHEMAS[i] for i in update}) for update in first) >= 128 // TOGETHER // 2
+    assert first != second and first == epoch_updates(LENGTHS, 128, 0, 0, schemas=SCHEMAS)
+
+
+def test_ranks_divide_an_update_that_shares_schemas():
+    ranks = [list(micro_batches(LENGTHS, 16, 2, 2, rank, 0, 0, 9, schemas=SCHEMAS)) for rank in (0, 1)]
+    for (one, whole), (two, same) in zip(*ranks):
+        assert whole == same and not set(one) & set(two) and set(one) | set(two) <= set(whole)
+
+
+def test_packs_hold_everything_and_are_no_longer_than_the_longest():
+    rng = random.Random(0)
+    for _ in range(200):
+        lengths = [rng.randint(1, 100) for _ in range(rng.randint(1, 40))]
+        packs = packed(lengths)
+        assert sorted(i for pack in packs for i in pack) == list(range(len(lengths)))
+        assert max(sum(lengths[i] for i in pack) for pack in packs) == max(lengths)
+        assert len(packs) <= 2 * sum(lengths) / max(lengths) + 1
+
+
+def test_a_schema_counts_once_a_batch():
+    assert grouped([3, 0, 2, 1], "abab") == [[3, 1], [0, 2]]
+    assert shared_tokens([0, 1, 2, 3], 2, [10, 11, 12, 13], [5, 5, 6, 6], "aabc") == [[16], [12, 13]]
+    line = describe([10, 11, 12], [2, 2, 2], 3, 3, 0, True, [8, 8, 8], ["a", "a", "a"])
+    assert line.endswith("padding 0.0% | an epoch: 23 tokens, 39 if schemas were not shared")
+
+
+# ----------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_run_shares_and_what_loads_it_does_too(run, script, monkeypatch, capsys):
+    done = run(script, *FEW, "--share_schema")
+    shared, alone = re.search(r"an epoch: ([0-9,]+) tokens, ([0-9,]+) if schemas", capsys.readouterr().out).groups()
+    updates = [record["tokens"] for record in done["log"] if record["event"] == "update"]
+    assert int(shared.replace(",", "")) < int(alone.replace(",", ""))
+    assert sum(updates) / 3 == pytest.approx(int(shared.replace(",", "")) / 1000, rel=0.2)  # of 1,000 updates
+    plain = run(script, *FEW, out="plain")
+    seen, real = [], script.schema_first
+    monkeypatch.setattr(script, "schema_first", lambda *asked: seen.append(real(*asked)) or seen[-1])
+    database = str(sample.build() / "database" / "lighthouses" / "lighthouses.sqlite")
+    run(script, "--model", str(done["folder"]), "--db", database, "--ask", "How many?", "--max_output_tokens", "8", out="other")
+    assert seen[-1][1] + CUE == "How many?\nSQL:"
+    with pytest.raises(UserError, match="was trained without --share_schema: run it without --share_schema here too"):
+        run(script, *FEW, "--eval_only", "--model", str(plain["folder"]), "--share_schema", out="other")
+
+
+def test_two_updates_and_two_more_equal_four_where_schemas_are_shared(run, script):
+    options = [*FEW[:-2], "--share_schema", "--save_every", "2"]
+    straight = run(script, *options, "--max_updates", "4", out="straight")
+    real = script.learning_rate
+
+    def rate(args, now, total):
+        if now == 3:
+            raise KeyboardInterrupt
+        return real(args, now, total)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "learning_rate", rate)
+        with pytest.raises(KeyboardInterrupt):
+            run(script, *options, "--max_updates", "4", out="resumed")
+    resumed = run(script, *options, "--max_updates", "4", "--resume", out="resumed")
+    assert resumed["losses"] == straight["losses"]
