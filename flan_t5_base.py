@@ -49,6 +49,7 @@ from data.cache import encoded
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
 from data.errors import UserError, exit_on_user_error
 from data.files import read_object
+from data.health import batch_warnings, first_loss, learned, token_warnings
 from data.prompt import clean_sql, fit, prompt, target
 from data.run import RunFolder, check_options
 from data.score import score, totals
@@ -69,6 +70,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
+    overfit: int = 0  # learn so many training examples, 32 say, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
     epochs: int = 10  # passes over the training examples
@@ -111,8 +113,10 @@ def parse() -> Args:
     check_options(asdict(args))
     if args.db and args.model == Args.model and checkpoint_of(args.out):
         args.model = args.out
-    if args.eval_only and args.out == Args.out:
-        args.out += "-eval"  # the training run keeps its place
+    if args.overfit:
+        args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
+    if (args.eval_only or args.overfit) and args.out == Args.out:
+        args.out += "-eval" if args.eval_only else "-overfit"  # the training run keeps its place
     return args
 
 
@@ -451,6 +455,14 @@ def learning_rate(args: Args, update: int, total: int) -> float:
     return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
 
 
+def health(train: Dataset, tokenizer: PreTrainedTokenizerFast, lengths: list[int], padding: float) -> list[str]:
+    """What is wrong with the tokens that the model is about to see, in plain words."""
+    order = sorted(range(len(train)), key=lambda i: lengths[i])
+    rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
+    batch = {name: tensor.tolist() for name, tensor in collate(rows, tokenizer.pad_token_id).items()}
+    return token_warnings(train, tokenizer, "]", padding) + batch_warnings(batch, rows, None)
+
+
 def peak_memory() -> int:
     """The most bytes that this process held: allocated on its GPU, or resident on a CPU."""
     gpu = torch.cuda.is_available()
@@ -464,7 +476,7 @@ def main() -> None:
     # what a user can get wrong is found here, once, before any process or model is started
     base = base_of(asdict(args), SCRIPT)
     directory = sample.build() if args.data == "sample" else args.data
-    benchmark = spider.load(directory, train_others=args.train_others, values=base["values"])
+    benchmark = spider.load(directory, train_others=args.train_others, values=base["values"], overfit=args.overfit)
     config, tokenizer = load_config(base), load_tokenizer(args, benchmark)
     launch(args.processes)
 
@@ -487,10 +499,10 @@ def main() -> None:
     dev = dev.select([i * len(dev) // count for i in range(count)])
     inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
     per_update = args.batch_size * args.grad_accum * ranks
-    unknown = sum(ids[:-1].count(tokenizer.unk_token_id) for ids in train["labels"])
-    accelerator.print(f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema, {unknown} unknown "
-                      f"tokens in SQL | {describe(inputs, answers, per_update, args.batch_size, args.seed)}\n"
-                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}")  # fmt: skip
+    line, padding = describe(inputs, answers, per_update, args.batch_size, args.seed)
+    folder.health(0, f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema | {line}\n"
+                     f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}",
+                  health(train, tokenizer, inputs, padding))  # fmt: skip
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
@@ -570,6 +582,8 @@ def main() -> None:
         if not isfinite(loss):
             raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: --resume from the last good "
                             f"checkpoint, {folder.path}/last, with a lower --learning_rate")  # fmt: skip
+        if update == 0 and not checkpoint_of(args.model):
+            folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
         prompt_tokens = sum(inputs[i] for i in whole)
         flops = prompt_flops * prompt_tokens + answer_flops * answer_tokens
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, tokens=prompt_tokens + answer_tokens)
@@ -577,6 +591,8 @@ def main() -> None:
 
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    if args.overfit and not args.eval_only:
+        accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss))
     accelerator.wait_for_everyone()  # or a thread of gloo may free a tensor after Python has ended, and abort
     accelerator.end_training()
 

@@ -49,6 +49,7 @@ from data.cache import encoded
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
 from data.errors import UserError, exit_on_user_error
 from data.files import read_object
+from data.health import batch_warnings, first_loss, learned, token_warnings
 from data.prompt import CUE, clean_sql, fit, question_first, schema_first, target
 from data.run import RunFolder, check_options
 from data.score import score, totals
@@ -70,6 +71,7 @@ class Args:
     train_others: bool = False  # train on train_others.json too
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     share_schema: bool = False  # schema first, once for all its questions in a batch: a quarter of the tokens; a run keeps it
+    overfit: int = 0  # learn so many training examples, 32 say, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
     device_map: Literal["replica", "auto"] = "replica"  # a replica a GPU; auto: one, spread over the GPUs, which take turns
@@ -116,8 +118,10 @@ def parse() -> Args:
     check_options(asdict(args))
     if args.db and args.model == Args.model and checkpoint_of(args.out):
         args.model = args.out
-    if args.eval_only and args.out == Args.out:
-        args.out += "-eval"  # the training run keeps its place
+    if args.overfit:
+        args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
+    if (args.eval_only or args.overfit) and args.out == Args.out:
+        args.out += "-eval" if args.eval_only else "-overfit"  # the training run keeps its place
     return args
 
 
@@ -596,6 +600,16 @@ def learning_rate(args: Args, update: int, total: int) -> float:
     return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
 
 
+def health(train: Dataset, tokenizer: Tokenizer, lengths: list[int], padding: float) -> list[str]:
+    """What is wrong with the tokens that the model is about to see, in plain words."""
+    order = sorted(range(len(train)), key=lambda i: lengths[i])
+    rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
+    batch, prompts = ({name: tensor.tolist() for name, tensor in make(rows, tokenizer.pad_token_id).items()}
+                      for make in (collate, collate_prompts))  # fmt: skip
+    warnings = token_warnings(train, tokenizer, CUE.strip(), padding)
+    return warnings + batch_warnings(batch, rows, prompts["attention_mask"])
+
+
 def peak_memory() -> int:
     """The most bytes that this process held: allocated on its GPU, or resident on a CPU."""
     gpu = torch.cuda.is_available()
@@ -609,7 +623,7 @@ def main() -> None:
     # what a user can get wrong is found here, once, before any process or model is started
     base = base_of(asdict(args), SCRIPT)
     directory = sample.build() if args.data == "sample" else args.data
-    benchmark = spider.load(directory, train_others=args.train_others, values=base["values"])
+    benchmark = spider.load(directory, train_others=args.train_others, values=base["values"], overfit=args.overfit)
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     if args.save_4bit or args.merge:
         return export(args, base, config, tokenizer)
@@ -637,11 +651,10 @@ def main() -> None:
     lengths, shared = [sum(pair) for pair in zip(inputs, answers)], train["shared"][:]
     schemas = list(zip(train["db_id"], shared)) if base["share_schema"] else None
     per_update = args.batch_size * args.grad_accum * ranks
-    unknown = sum(ids[:-1].count(tokenizer.unk_token_id) for ids in train["labels"])
-    lines = describe(inputs, answers, per_update, args.batch_size, args.seed, True, shared, schemas)
-    accelerator.print(f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema, {unknown} unknown "
-                      f"tokens in SQL | {lines}\n"
-                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}")  # fmt: skip
+    line, padding = describe(inputs, answers, per_update, args.batch_size, args.seed, True, shared, schemas)
+    folder.health(0, f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema | {line}\n"
+                     f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}",
+                  health(train, tokenizer, inputs, padding))  # fmt: skip
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
@@ -722,6 +735,8 @@ def main() -> None:
         if not isfinite(loss):
             raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: --resume from the last good "
                             f"checkpoint, {folder.path}/last, with a lower --learning_rate")  # fmt: skip
+        if update == 0 and not checkpoint_of(args.model):
+            folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
         prompt_tokens = sum(inputs[i] for i in whole)
         if schemas:
             prompt_tokens = sum(map(sum, shared_tokens(whole, args.batch_size, inputs, shared, schemas)))
@@ -731,6 +746,8 @@ def main() -> None:
 
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    if args.overfit and not args.eval_only:
+        accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss))
     accelerator.wait_for_everyone()  # or a thread of gloo may free a tensor after Python has ended, and abort
     accelerator.end_training()
 

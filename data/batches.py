@@ -146,8 +146,8 @@ def describe(
     joined: bool = False,
     shared: Sequence[int] = (),
     schemas: Sequence[Hashable] | None = None,
-) -> str:
-    """Numbers of tokens and the share of padding that the first epoch's batches of `micro` examples hold, in one line.
+) -> tuple[str, float]:
+    """Numbers of tokens, in words, and the share of padding that the first epoch's batches of `micro` examples hold.
 
     `joined`: prompt and answer are one sequence and are padded as one. `schemas`: examples share them, `shared` tokens each.
     """
@@ -165,8 +165,10 @@ def describe(
             real += sum(whole[i] for i in batch)
             apart = max(prompts[i] for i in batch) + max(answers[i] for i in batch)
             padded += len(batch) * (max(whole[i] for i in batch) if joined else apart)
-    return (
+    padding = 1 - real / padded
+    line = (
         f"prompts: mean {sum(prompts) / len(prompts):.0f} tokens, longest {max(prompts):,} | SQL: mean "
-        f"{sum(answers) / len(answers):.0f}, longest {max(answers):,} | padding {1 - real / padded:.1%}"
+        f"{sum(answers) / len(answers):.0f}, longest {max(answers):,} | padding {padding:.1%}"
         + (f" | an epoch: {real:,} tokens, {sum(whole):,} if schemas were not shared" if schemas is not None else "")
     )
+    return line, padding

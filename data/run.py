@@ -32,11 +32,11 @@ from data.spider import Benchmark
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
 # what options may be
 LEAST = dict.fromkeys(("epochs", "batch_size", "grad_accum", "eval_batch_size", "max_output_tokens", "num_beams"), 1)
-LEAST |= dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "seed"), 0)
+LEAST |= dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "overfit", "seed"), 0)
 LEAST |= dict(save_every=-1, lora_rank=1, lora_alpha=1, max_input_tokens=64)
 BELOW_ONE = ("learning_rate", "warmup", "lora_dropout")
 # options that a resumed run cannot change without being another run
-FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "max_input_tokens", "optimizer")
+FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "overfit", "max_input_tokens", "optimizer")
 FIXED += ("lora_rank", "lora_alpha", "lora_targets")
 OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to", "relative_to")  # not of the run
 
@@ -146,6 +146,15 @@ class RunFolder:
             if self.track:
                 numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "update"}
                 self.track({f"{record['event']}/{name}": value for name, value in numbers.items()}, step=record["update"])
+
+    def health(self, update: int, line: str, warnings: Sequence[str]) -> None:
+        """Print what was looked at, and each warning; keep the warnings in `log.jsonl`."""
+        self.log(dict(event="health", update=update, warnings=list(warnings)))
+        if self.main:
+            print(line)
+            for warning in warnings:
+                print(f"WARNING: {warning}")
+            sys.stdout.flush()
 
     def log_update(self, state: dict, total: int, examples: int, flops: float, **record: float) -> dict:
         """Log an update, print every tenth, and return the state of the loop after it.

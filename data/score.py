@@ -304,7 +304,11 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
             data = Path(record["data"]["directory"])
         except (KeyError, TypeError):
             raise UserError(f"{folder / 'args.json'} names no data directory: give it with --data") from None
-    benchmark = load(data, ("dev",))
+    options = record["args"] if isinstance(record.get("args"), dict) else {}
+    if isinstance(overfit := options.get("overfit"), int) and overfit > 0:
+        benchmark = load(data, ("train",), bool(options.get("train_others")), overfit=overfit)
+    else:
+        benchmark = load(data, ("dev",))
     split = benchmark.splits["dev"]
     path = folder / "predictions.jsonl"
     rows, examples = [], {}

@@ -86,11 +86,16 @@ class Benchmark:
 
 
 def load(
-    directory: str | Path, splits: Sequence[str] = ("train", "dev"), train_others: bool = False, values: bool = False
+    directory: str | Path,
+    splits: Sequence[str] = ("train", "dev"),
+    train_others: bool = False,
+    values: bool = False,
+    overfit: int = 0,
 ) -> Benchmark:
     """Read and check `splits` (of `train`, `dev`, `test`); `train_others` adds that file to `train`.
 
-    `values` looks up the cells that each question mentions; without it, examples have none.
+    `values` looks up the cells that each question mentions; without it, examples have none. `overfit`, where it is not 0,
+    leaves so many examples of `train`, evenly spaced, and makes them `dev`, too.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
     example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.
@@ -112,6 +117,10 @@ def load(
             check_database(folders[split] / db_id / f"{db_id}.sqlite")
             schemas[db_id] = split_schemas[db_id]
         found[split] = examples
+    if overfit:
+        train, count = found["train"], min(overfit, len(found["train"]))
+        few = [replace(train[i * len(train) // count], index=i) for i in range(count)]
+        found, folders = dict(train=few, dev=few), dict.fromkeys(("train", "dev"), folders["train"])
     benchmark = Benchmark(root, schemas, found, folders)
     return with_values(benchmark) if values else benchmark
 

@@ -162,8 +162,8 @@ def test_packs_hold_everything_and_are_no_longer_than_the_longest():
 def test_a_schema_counts_once_a_batch():
     assert grouped([3, 0, 2, 1], "abab") == [[3, 1], [0, 2]]
     assert shared_tokens([0, 1, 2, 3], 2, [10, 11, 12, 13], [5, 5, 6, 6], "aabc") == [[16], [12, 13]]
-    line = describe([10, 11, 12], [2, 2, 2], 3, 3, 0, True, [8, 8, 8], ["a", "a", "a"])
-    assert line.endswith("padding 0.0% | an epoch: 23 tokens, 39 if schemas were not shared")
+    line, padding = describe([10, 11, 12], [2, 2, 2], 3, 3, 0, True, [8, 8, 8], ["a", "a", "a"])
+    assert padding == 0 and line.endswith("padding 0.0% | an epoch: 23 tokens, 39 if schemas were not shared")
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs

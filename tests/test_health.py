@@ -1,0 +1,202 @@
+"""What makes models train smoothly and answer badly is said before the first update: each fault, put back into a script."""
+
+import importlib
+import math
+
+import pytest
+import torch
+
+from data import sample, spider
+from data.health import batch_warnings, first_loss, learned, token_warnings
+
+CAUSAL = ["gpt_neox_20b", "llama_65b"]
+SCRIPTS = ["T5_3B", "flan_t5_base", *CAUSAL]
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(params=CAUSAL)
+def causal(request):
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return spider.load(sample.build())
+
+
+@pytest.fixture
+def warnings(benchmark, monkeypatch):
+    """`warnings(script)`: what its health check says of the sample as it is then encoded and put together."""
+
+    def look(script, limit: int = 4096) -> str:
+        args = script.Args(tiny=True)
+        tokenizer = script.load_tokenizer(args, benchmark)
+        few = benchmark.splits["train"][::40]
+        columns = {name: [getattr(e, name) for e in few] for name in ("question", "db_id", "values", "sql")}
+        train = script.Dataset.from_dict(columns | script.encode(columns, benchmark.schemas, tokenizer, limit))
+        return "\n".join(script.health(train, tokenizer, list(map(len, train["input_ids"])), 0.1))
+
+    return look
+
+
+def test_a_sound_script_has_nothing_to_say(script, warnings):
+    assert warnings(script) == ""
+
+
+def changed(script, monkeypatch, change) -> None:
+    """Have `change(columns)` alter what `encode` gives back."""
+    real = script.encode
+    monkeypatch.setattr(script, "encode", lambda *arguments, **how: change(real(*arguments, **how)))
+
+
+def test_labels_without_an_end_of_sequence(script, warnings, monkeypatch):
+    changed(script, monkeypatch, lambda columns: columns | dict(labels=[ids[:-1] for ids in columns["labels"]]))
+    assert "labels lack the end of sequence: answers will not end" in warnings(script)
+
+
+def test_prompts_whose_end_is_cut_off(script, warnings, monkeypatch):
+    changed(script, monkeypatch, lambda columns: columns | dict(input_ids=[ids[:16] for ids in columns["input_ids"]]))
+    assert "something cuts their end, where the keys and the cue stand" in warnings(script)
+
+
+def test_padding_that_counts_in_the_loss(script, warnings, monkeypatch):
+    real = script.collate
+    monkeypatch.setattr(script, "collate", lambda *a: (batch := real(*a)) | dict(labels=batch["labels"].clamp(min=0)))
+    assert 'the loss says "predict padding"' in warnings(script)
+
+
+def test_a_prompt_that_counts_in_the_loss(causal, warnings, monkeypatch):
+    real = causal.collate
+    monkeypatch.setattr(causal, "collate", lambda *a: (batch := real(*a)) | dict(labels=batch["input_ids"]))
+    assert "learns the prompt; both are -100 in labels" in warnings(causal)
+
+
+def test_sql_laid_over_the_positions_of_the_prompt(causal, warnings, monkeypatch):
+    def laid_over(rows, pad):
+        ids, labels = ([row[name] for row in rows] for name in ("input_ids", "labels"))
+        wide = max(map(len, ids + labels))
+        return dict(
+            input_ids=torch.tensor([each + [pad] * (wide - len(each)) for each in ids]),
+            labels=torch.tensor([each + [-100] * (wide - len(each)) for each in labels]),
+        )
+
+    monkeypatch.setattr(causal, "collate", laid_over)
+    assert "prompt and SQL are one sequence, the prompt masked" in warnings(causal)
+
+
+def test_prompts_padded_on_the_right_where_answers_are_generated(causal, warnings, monkeypatch):
+    real = causal.padded
+    monkeypatch.setattr(causal, "padded", lambda sequences, filler, left=False, **how: real(sequences, filler, **how))
+    assert "pad them on the left, so that the SQL follows its cue" in warnings(causal)
+
+
+@pytest.mark.parametrize("name", ["T5_3B", "flan_t5_base"])
+def test_a_vocabulary_that_lacks_characters(name, warnings, monkeypatch):
+    script = importlib.import_module(name)
+    monkeypatch.setattr(script, "PIECES", [])
+    said = warnings(script)
+    assert "tokens in SQL are unknown to the vocabulary, and are never written" in said
+    assert "labels do not read as their SQL: example" in said and "<" in said
+
+
+def test_labels_that_are_cut(script, warnings, monkeypatch):
+    changed(script, monkeypatch, lambda columns: columns | dict(labels=[[*ids[:5], ids[-1]] for ids in columns["labels"]]))
+    assert "labels do not read as their SQL" in warnings(script)
+
+
+def test_schemas_that_are_shortened(script, warnings):
+    assert "prompts lost schema that their SQL may need: raise --max_input_tokens" in warnings(script, limit=20)
+
+
+def test_batches_that_are_mostly_padding():
+    many = dict(sql=["SELECT 1"] * 1000, input_ids=[[1]] * 1000, labels=[[1, 2]] * 1000, shortened=[False] * 1000)
+    tokenizer = Tokenizer()
+    assert token_warnings(many, tokenizer, "SELECT 1", 0.29) == []
+    (said,) = token_warnings(many, tokenizer, "SELECT 1", 0.31)
+    assert said == "31% of each batch is padding: group examples by their length"
+    assert token_warnings({name: column[:999] for name, column in many.items()}, tokenizer, "SELECT 1", 0.9) == []
+
+
+class Tokenizer:
+    eos_token_id, unk_token_id = 2, 0
+
+    def batch_decode(self, ids, skip_special_tokens):
+        return ["SELECT 1"] * len(ids)
+
+
+def test_labels_that_are_masked_with_the_padding():
+    rows = [dict(input_ids=[5, 6], labels=[7, 2])]
+    batch = dict(input_ids=[[5, 6, 7, 2]], labels=[[-100, -100, 7, -100]])  # the end of sequence taken for padding
+    (said,) = batch_warnings(batch, rows, [[1, 1]])
+    assert said == "1 label tokens count in a batch that has 2 of SQL: labels are cut or masked"
+
+
+# --------------------------------------------------------------------------------------------------------- first loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "pretrained", "says"),
+    [
+        (2.1, True, None),
+        (5.0, True, None),
+        (13.4, True, "labels, weights and tokenizer do not belong together"),
+        (0.01, True, "the model finds the answers in its input"),
+        (10.8, False, None),
+        (12.1, False, None),
+        (4.0, False, "labels or the output layer are wrong"),
+        (277.0, False, "labels or the output layer are wrong"),
+    ],
+)
+def test_a_first_loss_against_a_guess(loss, pretrained, says):
+    line, warnings = first_loss(loss, 49_152, pretrained)
+    assert line == f"the first loss is {loss:.2f}; a guess among 49,152 tokens costs {math.log(49_152):.2f}"
+    assert [says in warning for warning in warnings] == ([True] if says else [])
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_run_says_what_it_looked_at_and_keeps_its_warnings(run, script, capsys):
+    few = ["--max_updates", "1", "--eval_every", "0", "--eval_examples", "2", "--max_output_tokens", "8"]
+    done = run(script, *few, "--max_input_tokens", "64")
+    printed = capsys.readouterr().out
+    assert "16,000 training examples, 0 with a shortened schema" in printed and "WARNING:" not in printed
+    assert f"the first loss is {done['losses'][0]:.2f}; a guess among 2,048 tokens costs 7.62" in printed
+    assert [record["warnings"] for record in done["log"] if record["event"] == "health"] == [[], []]
+
+
+def test_a_warning_is_printed_and_kept(run, script, capsys, monkeypatch):
+    monkeypatch.setattr(script, "health", lambda *seen: ["something is off"])
+    few = ["--max_updates", "1", "--eval_every", "0", "--eval_examples", "2", "--max_output_tokens", "8"]
+    done = run(script, *few)
+    assert "WARNING: something is off\n" in capsys.readouterr().out
+    assert dict(event="health", update=0, warnings=["something is off"]) in done["log"]
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_learns_says_so(run, script, capsys):
+    done = run(script, "--overfit", "32")
+    assert "the pipeline can learn: " in capsys.readouterr().out
+    assert done["result"]["n"] == 32 and done["result"]["execution_accuracy"] >= 0.9
+    gold = [row["gold"] for row in done["predictions"]]
+    assert gold == [e.sql for e in spider.load(sample.build(), overfit=32).splits["train"]]
+
+
+def test_what_the_end_of_such_a_run_says():
+    assert learned(29, 32, 0.05) == "the pipeline can learn: 29 of the 32 examples are answered right, loss 0.050"
+    assert "does NOT learn: 3 of the 32" in learned(3, 32, 0.01) and "not what was learned" in learned(3, 32, 0.01)
+    assert "train longer (--max_updates)" in learned(3, 32, 2.0)
+
+
+def test_the_examples_to_learn_are_those_to_answer(benchmark):
+    few = spider.load(sample.build(), overfit=5)
+    assert few.splits["train"] == few.splits["dev"] and [e.index for e in few.splits["dev"]] == list(range(5))
+    whole = benchmark.splits["train"]
+    assert [e.sql for e in few.splits["dev"]] == [whole[i * len(whole) // 5].sql for i in range(5)]
+    for example in few.splits["dev"]:
+        assert few.databases(example.db_id, "dev") == benchmark.databases(example.db_id, "train")
+    assert spider.load(sample.build(), overfit=10**6).splits["train"] == whole
