@@ -60,21 +60,29 @@ def command(run: Run, gpus: int, given: argparse.Namespace, out: Path) -> list[s
     options += run.options
     model = dict(pair.split("=") for pair in given.model).get(run.script)
     options += ["--model", model] if model else []
-    if run.script == "T5_3B":
-        return ["deepspeed", "--num_accelerators" if given.smoke else "--num_gpus", str(gpus), f"{run.script}.py", *options]
-    return [sys.executable, f"{run.script}.py", *options, "--processes", str(gpus)]
+    return launched(run.script, gpus, options, given)
+
+
+def launched(script: str, gpus: int, options: list[str], given: argparse.Namespace) -> list[str]:
+    """The command line of a script in so many processes."""
+    if script == "T5_3B":
+        return ["deepspeed", "--num_accelerators" if given.smoke else "--num_gpus", str(gpus), f"{script}.py", *options]
+    return [sys.executable, f"{script}.py", *options, "--processes", str(gpus)]
+
+
+def environment(given: argparse.Namespace) -> dict[str, str]:
+    found = os.environ | dict(NCCL_NVLS_ENABLE="0")  # multicast can put the GPUs of a shared host out of service
+    return found | (dict(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="") if given.smoke else {})
 
 
 def measure(name: str, gpus: int, given: argparse.Namespace) -> dict:
     """Run one command and read its record: median seconds an update, examples and tokens a second, GiB."""
     out = given.out / f"{name}-{gpus}"
     shutil.rmtree(out, ignore_errors=True)
-    environment = os.environ | dict(NCCL_NVLS_ENABLE="0")  # multicast can put the GPUs of a shared host out of service
-    environment |= dict(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="") if given.smoke else {}
     words = command(RUNS[name], gpus, given, out)
     began = time.monotonic()
     with (given.out / f"{name}-{gpus}.log").open("w") as log:
-        code = subprocess.run(words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(words, cwd=ROOT, env=environment(given), stdout=log, stderr=subprocess.STDOUT).returncode
     if code:
         return dict(run=name, gpus=gpus, failed=f"exit code {code}", command=words)
     result = json.loads((out / "result.json").read_text())
@@ -120,11 +128,12 @@ def evaluate(given: argparse.Namespace) -> str:
     for gpus in given.gpus:
         out = given.out / f"evaluation-{gpus}"
         shutil.rmtree(out, ignore_errors=True)
-        words = [sys.executable, f"{script}.py", "--eval_only", "--model", str(given.evaluate), "--data", given.data]
-        words += ["--out", str(out), "--processes", str(gpus), "--eval_examples", str(given.eval_examples)]
-        words += ["--eval_batch_size", str(given.eval_batch_size)]
+        options = ["--eval_only", "--model", str(given.evaluate), "--data", given.data, "--out", str(out)]
+        options += ["--eval_examples", str(given.eval_examples), "--eval_batch_size", str(given.eval_batch_size)]
+        options += ["--tiny"] if given.smoke else []
         with (given.out / f"evaluation-{gpus}.log").open("w") as log:
-            subprocess.run(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True)
+            words = launched(script, gpus, options, given)
+            subprocess.run(words, cwd=ROOT, env=environment(given), stdout=log, stderr=subprocess.STDOUT, check=True)
         result = json.loads((out / "result.json").read_text())
         written = [json.loads(line)["predicted"] for line in (out / "predictions.jsonl").read_text().splitlines()]
         first = first or written
