@@ -42,6 +42,29 @@ def run(tmp_path, monkeypatch):
     return go
 
 
+@pytest.fixture
+def two_and_two(run):
+    """`two_and_two(script, *options)`: the records of four updates in one go, and of a run that is cut off and resumed."""
+
+    def go(script, *options: str) -> tuple[dict, dict]:
+        options = (*options, "--max_updates", "4", "--save_every", "2")
+        straight = run(script, *options, out="straight")
+        real = script.learning_rate
+
+        def rate(args, update, total):
+            if update == 3:
+                raise KeyboardInterrupt
+            return real(args, update, total)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(script, "learning_rate", rate)
+            with pytest.raises(KeyboardInterrupt):
+                run(script, *options, out="resumed")
+        return straight, run(script, *options, "--resume", out="resumed")
+
+    return go
+
+
 def records(folder: Path) -> dict:
     """The result, the log, and the loss of each update in `folder`."""
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -190,21 +190,8 @@ def test_training_after_evaluations_equals_training_alone(script, run):
     assert alone["losses"] == between["losses"]
 
 
-def test_two_updates_and_two_more_equal_four(script, run):
-    options = (*FEW, "--max_updates", "4", "--save_every", "2")
-    straight = run(script, *options, out="straight")
-    real = script.learning_rate
-
-    def rate(args, now, total):
-        if now == 3:
-            raise KeyboardInterrupt
-        return real(args, now, total)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "learning_rate", rate)
-        with pytest.raises(KeyboardInterrupt):
-            run(script, *options, out="resumed")
-    resumed = run(script, *options, "--resume", out="resumed")
+def test_two_updates_and_two_more_equal_four(script, two_and_two):
+    straight, resumed = two_and_two(script, *FEW)
     assert resumed["losses"] == straight["losses"]
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
 

@@ -173,30 +173,12 @@ def test_the_4_bit_layers_are_kept_from_repacking(model):
     assert layers and not any(m.support_avx512bf16_for_cpu for m in layers)
 
 
-def test_two_updates_and_two_more_equal_four(run):
-    options = (*FEW, "--max_updates", "4", "--save_every", "2")
-    straight = run(script, *options, out="straight")
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            run(script, *options, out="resumed")
-    resumed = run(script, *options, "--resume", out="resumed")
+def test_two_updates_and_two_more_equal_four(two_and_two):
+    straight, resumed = two_and_two(script, *FEW)
     assert resumed["losses"] == straight["losses"]
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
     for count in ("updates", "examples_seen"):
         assert resumed["result"][count] == straight["result"][count]
-
-
-def stop_at(patch: pytest.MonkeyPatch, update: int) -> None:
-    """Cut a run off when it asks for the learning rate of `update`."""
-    real = script.learning_rate
-
-    def rate(args, now, total):
-        if now == update:
-            raise KeyboardInterrupt
-        return real(args, now, total)
-
-    patch.setattr(script, "learning_rate", rate)
 
 
 def test_accumulated_micro_batches_give_the_losses_of_one_batch(run):

@@ -185,19 +185,6 @@ def test_a_run_shares_and_what_loads_it_does_too(run, script, monkeypatch, capsy
         run(script, *FEW, "--eval_only", "--model", str(plain["folder"]), "--share_schema", out="other")
 
 
-def test_two_updates_and_two_more_equal_four_where_schemas_are_shared(run, script):
-    options = [*FEW[:-2], "--share_schema", "--save_every", "2"]
-    straight = run(script, *options, "--max_updates", "4", out="straight")
-    real = script.learning_rate
-
-    def rate(args, now, total):
-        if now == 3:
-            raise KeyboardInterrupt
-        return real(args, now, total)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "learning_rate", rate)
-        with pytest.raises(KeyboardInterrupt):
-            run(script, *options, "--max_updates", "4", out="resumed")
-    resumed = run(script, *options, "--max_updates", "4", "--resume", out="resumed")
+def test_two_updates_and_two_more_equal_four_where_schemas_are_shared(two_and_two, script):
+    straight, resumed = two_and_two(script, *FEW, "--share_schema")
     assert resumed["losses"] == straight["losses"]
