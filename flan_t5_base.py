@@ -70,7 +70,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
-    overfit: int = 0  # learn so many training examples, 32 say, and answer them: can this pipeline learn at all?
+    overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
     epochs: int = 10  # passes over the training examples
@@ -580,8 +580,9 @@ def main() -> None:
         seconds = time.perf_counter() - began
         # ----
         if not isfinite(loss):
-            raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: --resume from the last good "
-                            f"checkpoint, {folder.path}/last, with a lower --learning_rate")  # fmt: skip
+            again = f"--resume from the last good checkpoint, {folder.path}/last," if keeping else "start again"
+            raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: {again} with a lower "
+                            "--learning_rate")  # fmt: skip
         if update == 0 and not checkpoint_of(args.model):
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
         prompt_tokens = sum(inputs[i] for i in whole)

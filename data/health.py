@@ -14,8 +14,9 @@ PADDING, MANY = 0.3, 1000  # of the tokens of a batch; of so many examples, sinc
 READ = 200  # labels that are decoded, evenly spaced
 TAIL = 16  # tokens of a prompt that hold its end
 WORSE, BETTER = 0.9, 0.05  # first loss of a pretrained model: as a share of ln(vocabulary); in nats
-LEARNED = 0.1  # nats a token, after which answers should be right
 RANDOM = (0.5, 1.5)  # and of random weights, as shares of ln(vocabulary)
+LEARNED = 0.1  # nats a token, after which answers should be right
+KEYS = "primarykey:["  # stands in every prompt, near its end, whatever is left out
 
 
 def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, padding: float) -> list[str]:
@@ -48,6 +49,9 @@ def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, paddin
     if cut := sum(not text.rstrip().endswith(ending) for text in tails):
         warnings.append(f"{cut:,} of {count:,} prompts do not end with {ending!r}: something cuts their end, where the keys "
                         "and the cue stand")  # fmt: skip
+    whole = tokenizer.batch_decode([inputs[i] for i in some], skip_special_tokens=True)
+    if cut := sum(KEYS not in squeezed(text) for text in whole):
+        warnings.append(f"{cut:,} of {len(some):,} prompts lack their keys: something cuts their end")
     return warnings
 
 
@@ -56,12 +60,14 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def batch_warnings(batch: Mapping[str, Sequence[Sequence[int]]], rows: Sequence[Mapping], mask: Sequence | None) -> list[str]:
+def batch_warnings(
+    batch: Mapping[str, Sequence[Sequence[int]]], rows: Sequence[Mapping], prompts: Mapping[str, Sequence] | None
+) -> list[str]:
     """What is wrong with how examples are put together, in plain words.
 
-    `batch` holds `input_ids` and `labels` of the examples `rows`, as lists, as the model is trained on them. `mask`: the
-    attention mask of their prompts, as a decoder-only model, which learns prompt and SQL as one sequence, goes on from
-    them; None for an encoder-decoder model.
+    `batch` holds `input_ids` and `labels` of the examples `rows`, as lists, as the model is trained on them. `prompts`: the
+    `input_ids` and `attention_mask` that a decoder-only model, which learns prompt and SQL as one sequence, goes on from;
+    None for an encoder-decoder model.
     """
     warnings = []
     counted = [i for labels in batch["labels"] for i in labels if i != -100]
@@ -71,12 +77,13 @@ def batch_warnings(batch: Mapping[str, Sequence[Sequence[int]]], rows: Sequence[
                         "padding\" or learns the prompt; both are -100 in labels")  # fmt: skip
     if len(counted) < answers:
         warnings.append(f"{len(counted):,} label tokens count in a batch that has {answers:,} of SQL: labels are cut or masked")
-    if mask is None:
+    if prompts is None:
         return warnings
     pairs = [pair for ids, labels in zip(batch["input_ids"], batch["labels"]) for pair in zip(ids, labels) if pair[1] != -100]
     if any(seen != label for seen, label in pairs) or any(labels[:1] != [-100] for labels in batch["labels"]):
         warnings.append("labels lie over other tokens than their own: prompt and SQL are one sequence, the prompt masked")
-    if not all(row[-1] for row in mask):
+    tails = [list(ids[-len(row["input_ids"]) :]) == list(row["input_ids"]) for ids, row in zip(prompts["input_ids"], rows)]
+    if not all(tails) or not all(mask[-1] for mask in prompts["attention_mask"]):
         warnings.append("prompts to go on from end in padding: pad them on the left, so that the SQL follows its cue")
     return warnings
 
@@ -91,7 +98,7 @@ def first_loss(loss: float, vocabulary: int, pretrained: bool) -> tuple[str, lis
     if pretrained and loss > WORSE * guess:
         warning = "a pretrained model knows better than to guess: labels, weights and tokenizer do not belong together"
     elif pretrained and loss < BETTER:
-        warning = "so low a loss before any update says that the model finds the answers in its input"
+        warning = "so low before any update: the model has learned these examples, or finds the answers in its input"
     elif not pretrained and not RANDOM[0] * guess < loss < RANDOM[1] * guess:
         warning = "random weights should cost about a guess: labels or the output layer are wrong"
     else:

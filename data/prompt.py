@@ -36,6 +36,7 @@ def schema_first(
     Values stand behind the question, by the full names of their columns, since beside them they would make schemas differ.
     """
     lines = [" ".join(question.split())]
+    values = [value for value in values if not {value["column"], -1 - schema.columns[value["column"]][0]} & dropped]
     named = [f"{_full(schema, column)} ( {' , '.join(texts)} )" for column, texts in _beside(values).items()]
     lines += [f"values:[{','.join(named)}]"] if named else []
     return "\n".join(_described(schema, {}, dropped, keys)) + "\n", "\n".join(lines)

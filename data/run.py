@@ -100,7 +100,9 @@ class RunFolder:
         recover(self.path / "last")
         unseal(self.path / "last", self.script, "there is nothing whole to resume: start without --resume")
         try:
-            earlier, ranks, digest = started["args"], len(started["gpus"]), started["data"]["sha256"]
+            # an option that there was not then was off
+            earlier = {name: value for name, value in options.items() if not value} | started["args"]
+            ranks, digest = len(started["gpus"]), started["data"]["sha256"]
             before = dict(zip(FIXED, map(earlier.get, FIXED)), data=digest)
             before["examples an update"] = earlier["batch_size"] * earlier["grad_accum"] * ranks
         except (KeyError, TypeError, AttributeError):
@@ -133,7 +135,7 @@ class RunFolder:
             try:
                 record = json.loads(line)
                 last = state["evaluated"] if record["event"] == "evaluation" else state["update"] - 1
-                kept += [line + "\n"] if record["update"] <= last else []
+                kept += [line + "\n"] if record["update"] <= last or record["event"] == "health" else []
             except (ValueError, KeyError, TypeError):  # the run was cut off while it wrote this line
                 continue
         write_atomically(path, "".join(kept))
@@ -281,6 +283,8 @@ def check_options(options: dict) -> None:
             raise UserError(f"--{name} {options[name]} is out of range: give 0 or more and less than 1")
     if options["tiny"] and options["random_weights"]:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
+    if options.get("overfit") and options.get("resume"):
+        raise UserError("--overfit keeps no checkpoint to go on from: start it without --resume")
     question = options.get("ask")
     if question is not None and not options["db"]:
         raise UserError("--ask needs a database: name a SQLite file with --db FILE")

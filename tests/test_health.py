@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from data import sample, spider
+from data.errors import UserError
 from data.health import batch_warnings, first_loss, learned, token_warnings
+from data.run import check_options
+from data.score import read_run
 
 CAUSAL = ["gpt_neox_20b", "llama_65b"]
 SCRIPTS = ["T5_3B", "flan_t5_base", *CAUSAL]
@@ -63,6 +66,22 @@ def test_prompts_whose_end_is_cut_off(script, warnings, monkeypatch):
     assert "something cuts their end, where the keys and the cue stand" in warnings(script)
 
 
+@pytest.mark.parametrize("name", ["T5_3B", "flan_t5_base"])
+def test_prompts_that_are_cut_at_a_bracket(name, warnings, monkeypatch):
+    """Each line of a schema ends as T5's prompt does."""
+    script = importlib.import_module(name)
+    real = script.encode
+
+    def cut(rows, schemas, tokenizer, limit):
+        columns = real(rows, schemas, tokenizer, limit)
+        ends = [[i for i, piece in enumerate(tokenizer.convert_ids_to_tokens(ids)) if piece.endswith("]")] for ids in
+                columns["input_ids"]]  # fmt: skip
+        return columns | dict(input_ids=[ids[: end[0] + 1] for ids, end in zip(columns["input_ids"], ends)])
+
+    monkeypatch.setattr(script, "encode", cut)
+    assert "prompts lack their keys: something cuts their end" in warnings(script)
+
+
 def test_padding_that_counts_in_the_loss(script, warnings, monkeypatch):
     real = script.collate
     monkeypatch.setattr(script, "collate", lambda *a: (batch := real(*a)) | dict(labels=batch["labels"].clamp(min=0)))
@@ -94,6 +113,13 @@ def test_prompts_padded_on_the_right_where_answers_are_generated(causal, warning
     assert "pad them on the left, so that the SQL follows its cue" in warnings(causal)
 
 
+def test_right_padding_shows_whatever_the_mask_says(causal, warnings, monkeypatch):
+    real = causal.padded
+    ones = lambda sequences, filler, left=False, **how: real(sequences, filler or 1, **how)  # noqa: E731
+    monkeypatch.setattr(causal, "padded", ones)
+    assert "pad them on the left" in warnings(causal)
+
+
 @pytest.mark.parametrize("name", ["T5_3B", "flan_t5_base"])
 def test_a_vocabulary_that_lacks_characters(name, warnings, monkeypatch):
     script = importlib.import_module(name)
@@ -115,23 +141,23 @@ def test_schemas_that_are_shortened(script, warnings):
 def test_batches_that_are_mostly_padding():
     many = dict(sql=["SELECT 1"] * 1000, input_ids=[[1]] * 1000, labels=[[1, 2]] * 1000, shortened=[False] * 1000)
     tokenizer = Tokenizer()
-    assert token_warnings(many, tokenizer, "SELECT 1", 0.29) == []
-    (said,) = token_warnings(many, tokenizer, "SELECT 1", 0.31)
+    assert token_warnings(many, tokenizer, "SQL:", 0.29) == []
+    (said,) = token_warnings(many, tokenizer, "SQL:", 0.31)
     assert said == "31% of each batch is padding: group examples by their length"
-    assert token_warnings({name: column[:999] for name, column in many.items()}, tokenizer, "SELECT 1", 0.9) == []
+    assert token_warnings({name: column[:999] for name, column in many.items()}, tokenizer, "SQL:", 0.9) == []
 
 
 class Tokenizer:
     eos_token_id, unk_token_id = 2, 0
 
     def batch_decode(self, ids, skip_special_tokens):
-        return ["SELECT 1"] * len(ids)
+        return ["primary key:[] SQL:" if each == [1] else "SELECT 1" for each in ids]
 
 
 def test_labels_that_are_masked_with_the_padding():
     rows = [dict(input_ids=[5, 6], labels=[7, 2])]
     batch = dict(input_ids=[[5, 6, 7, 2]], labels=[[-100, -100, 7, -100]])  # the end of sequence taken for padding
-    (said,) = batch_warnings(batch, rows, [[1, 1]])
+    (said,) = batch_warnings(batch, rows, dict(input_ids=[[5, 6]], attention_mask=[[1, 1]]))
     assert said == "1 label tokens count in a batch that has 2 of SQL: labels are cut or masked"
 
 
@@ -144,7 +170,7 @@ def test_labels_that_are_masked_with_the_padding():
         (2.1, True, None),
         (5.0, True, None),
         (13.4, True, "labels, weights and tokenizer do not belong together"),
-        (0.01, True, "the model finds the answers in its input"),
+        (0.01, True, "the model has learned these examples, or finds the answers in its input"),
         (10.8, False, None),
         (12.1, False, None),
         (4.0, False, "labels or the output layer are wrong"),
@@ -182,8 +208,14 @@ def test_a_pipeline_that_learns_says_so(run, script, capsys):
     done = run(script, "--overfit", "32")
     assert "the pipeline can learn: " in capsys.readouterr().out
     assert done["result"]["n"] == 32 and done["result"]["execution_accuracy"] >= 0.9
-    gold = [row["gold"] for row in done["predictions"]]
-    assert gold == [e.sql for e in spider.load(sample.build(), overfit=32).splits["train"]]
+    benchmark, examples, rows, _ = read_run(done["folder"], None)
+    assert examples == benchmark.splits["dev"] == spider.load(sample.build(), overfit=32).splits["train"]
+    assert [row["gold"] for row in rows] == [example.sql for example in examples]
+
+
+def test_such_a_run_has_nothing_to_go_on_from():
+    with pytest.raises(UserError, match="--overfit keeps no checkpoint to go on from: start it without --resume"):
+        check_options(dict(tiny=True, random_weights=False, overfit=32, resume=True))
 
 
 def test_what_the_end_of_such_a_run_says():

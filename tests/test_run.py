@@ -149,6 +149,21 @@ def test_options_that_would_silently_change_a_run_are_refused(folder, options, d
     again.start(options | dict(force=True), data, gpus, resume=True)
 
 
+def test_a_run_from_before_an_option_goes_on_without_it(folder, capsys):
+    with_checkpoint(folder)
+    RunFolder(folder.path, "some_script").start(OPTIONS | dict(share_schema=False, overfit=0), DATA, ["GPU"], resume=True)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match="another run .share_schema False -> True"):
+        RunFolder(folder.path, "some_script").start(OPTIONS | dict(x=0, share_schema=True), DATA, ["GPU"], resume=True)
+
+
+def test_warnings_stay_in_the_log_of_a_resumed_run(folder, capsys):
+    folder.health(0, "looked at", ["something is off"])
+    assert capsys.readouterr().out == "looked at\nWARNING: something is off\n"
+    folder.rewind(STATE)
+    assert [json.loads(line)["warnings"] for line in lines(folder.path / "log.jsonl")] == [["something is off"]]
+
+
 def test_options_that_differ_are_shown(folder, capsys):
     with_checkpoint(folder)
     RunFolder(folder.path, "some_script").start(OPTIONS | dict(epochs=9, resume=True), DATA, ["GPU"], resume=True)

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import records
+from test_decoder_only import command
 
 import gpt_neox_20b
 import llama_65b
@@ -121,6 +123,14 @@ def test_the_schema_is_the_same_with_and_without_values(benchmark):
     assert question_first(example.question, schema)[1].split("\n", 1)[1] + "\n" == text
 
 
+def test_values_of_columns_that_are_left_out_leave_too(script, tokenizer, benchmark):
+    few = [example for example in benchmark.splits["dev"] if example.values][:60]
+    columns = {name: [getattr(e, name) for e in few] for name in ("question", "db_id", "values", "sql")}
+    barest = script.encode(columns | dict(values=[()] * len(few)), benchmark.schemas, tokenizer, 1, share=True)
+    cut = script.encode(columns, benchmark.schemas, tokenizer, 1, share=True)
+    assert cut == barest and all(cut["shortened"])
+
+
 # ---------------------------------------------------------------------------------------------------------------- order
 
 SCHEMAS = [random.Random(i).choice("aaaabbcdefghijklmnopqrstuvwxyz") for i in range(1000)]
@@ -183,6 +193,20 @@ def test_a_run_shares_and_what_loads_it_does_too(run, script, monkeypatch, capsy
     assert seen[-1][1] + CUE == "How many?\nSQL:"
     with pytest.raises(UserError, match="was trained without --share_schema: run it without --share_schema here too"):
         run(script, *FEW, "--eval_only", "--model", str(plain["folder"]), "--share_schema", out="other")
+
+
+def test_recomputation_changes_no_loss(run, script):
+    options = [*FEW[:-1], "2", "--share_schema"]
+    kept, again = run(script, *options, out="kept"), run(script, *options, "--gradient_checkpointing", out="again")
+    assert again["losses"] == pytest.approx(kept["losses"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_share_schemas_as_one_does(script, tmp_path):
+    options = ["--share_schema", "--eval_examples", "4", "--eval_every", "0", "--max_updates", "3", "--max_output_tokens", "8"]
+    command(script, [*options, "--batch_size", "16", "--processes", "1", "--out", str(tmp_path / "one")])
+    command(script, [*options, "--batch_size", "8", "--processes", "2", "--out", str(tmp_path / "two")])
+    assert records(tmp_path / "two")["losses"] == pytest.approx(records(tmp_path / "one")["losses"], rel=1e-4)
 
 
 def test_two_updates_and_two_more_equal_four_where_schemas_are_shared(two_and_two, script):

@@ -76,7 +76,7 @@ def environment(given: argparse.Namespace) -> dict[str, str]:
 
 
 def measure(name: str, gpus: int, given: argparse.Namespace) -> dict:
-    """Run one command and read its record: median seconds an update, examples and tokens a second, GiB."""
+    """Run one command and read its record: seconds, tokens and examples of its updates, GiB; `failed` where it fails."""
     out = given.out / f"{name}-{gpus}"
     shutil.rmtree(out, ignore_errors=True)
     words = command(RUNS[name], gpus, given, out)
@@ -87,13 +87,11 @@ def measure(name: str, gpus: int, given: argparse.Namespace) -> dict:
         return dict(run=name, gpus=gpus, failed=f"exit code {code}", command=words)
     result = json.loads((out / "result.json").read_text())
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    updates = [line for line in lines if line["event"] == "update"][1:]
-    seconds = statistics.median(line["seconds"] for line in updates)
+    updates = [line for line in lines if line["event"] == "update"]
     return dict(
         run=name, gpus=gpus, gpu_name=result["gpu_name"], batch=RUNS[name].batch, command=words,
-        update_seconds=[line["seconds"] for line in updates], losses=[line["loss"] for line in lines if "loss" in line],
-        examples_per_second=result["examples_seen"] / result["updates"] / seconds,
-        tokens_per_second=sum(line["tokens"] for line in updates) / sum(line["seconds"] for line in updates),
+        examples_an_update=result["examples_seen"] // result["updates"], losses=[line["loss"] for line in updates],
+        update_seconds=[line["seconds"] for line in updates[1:]], update_tokens=[line["tokens"] for line in updates[1:]],
         peak_memory_gib=result["peak_memory_gib"], wall_seconds=time.monotonic() - began,
     )  # fmt: skip
 
@@ -103,18 +101,18 @@ def table(records: dict[tuple[str, int], dict]) -> str:
 
     It is the median over the updates: each holds the same examples on any number of GPUs, but more tokens than another.
     """
-    head = ("run", "GPUs", "batch a GPU", "examples/s", "tokens/s", "seconds an update", "efficiency", "peak GiB a GPU")
+    head = ("run", "GPUs", "batch a GPU", "examples an update", "seconds an update", "examples/s, median", "efficiency", "GiB")
     lines = [markdown(head), "|---" * len(head) + "|"]
     for (name, gpus), record in sorted(records.items()):
-        if "failed" in record:
-            lines.append(markdown((name, gpus, RUNS[name].batch, record["failed"], *"----")))
-            continue
-        base = min((r for (other, _), r in records.items() if other == name and "failed" not in r), key=lambda r: r["gpus"])
-        pairs = zip(base["update_seconds"], record["update_seconds"])
+        size, seconds = record["examples_an_update"], record["update_seconds"]
+        # updates of other sizes hold other examples
+        alike = [r for (other, _), r in records.items() if other == name and r["examples_an_update"] == size]
+        base = min(alike, key=lambda r: r["gpus"])
+        pairs = zip(base["update_seconds"], seconds)
         efficiency = statistics.median(one * base["gpus"] / (many * gpus) for one, many in pairs)
-        cells = (name, f"{gpus} x {record['gpu_name']}", record["batch"], f"{record['examples_per_second']:.2f}",
-                 f"{record['tokens_per_second']:,.0f}", ", ".join(f"{each:.2f}" for each in record["update_seconds"]),
-                 f"{efficiency:.1%}", f"{record['peak_memory_gib']:.1f}")  # fmt: skip
+        cells = (name, f"{gpus} x {record['gpu_name']}", record["batch"], size,
+                 ", ".join(f"{each:.2f}" for each in seconds), f"{size / statistics.median(seconds):.2f}", f"{efficiency:.1%}",
+                 f"{record['peak_memory_gib']:.1f}")  # fmt: skip
         lines.append(markdown(cells))
     return "\n".join(lines)
 
@@ -172,7 +170,10 @@ def main() -> None:
             path = given.out / f"{name}-{gpus}.json"
             if not path.exists():
                 record = measure(name, gpus, given)
-                print(f"{name} on {gpus}: {record.get('failed') or round(record['examples_per_second'], 2)}", flush=True)
+                if "failed" in record:
+                    print(f"{name} on {gpus}: {record['failed']}, see {given.out / f'{name}-{gpus}.log'}", flush=True)
+                    continue
+                print(f"{name} on {gpus}: {record['update_seconds']} s", flush=True)
                 write_atomically(path, json.dumps(record) + "\n")
     paths = {(name, gpus): given.out / f"{name}-{gpus}.json" for name in RUNS for gpus in range(1, 65)}
     print(table({key: json.loads(path.read_text()) for key, path in paths.items() if path.exists()}))

@@ -219,11 +219,12 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     write_atomically(given.out / f"{name}.predicted.sql", "".join(r["predicted"] + "\n" for r in rows))
     kept = ("execution_accuracy", "exact_match", "n", "eval_seconds")
     return dict(
-        row=name, **asdict(row), first_loss=losses[0] if losses else None,
-        last_loss=statistics.fmean(losses[-20:]) if losses else None, updates=len(losses), train_seconds=seconds,
-        gpu=torch.cuda.get_device_name() if gpu else "cpu", memory_gib=memory, **{key: figures[key] for key in kept},
+        row=name, **asdict(row), model=Path(args.model).name, train_examples=len(train), updates=len(losses),
+        first_loss=losses[0] if losses else None, last_loss=statistics.fmean(losses[-20:]) if losses else None,
+        train_seconds=seconds, gpu=torch.cuda.get_device_name() if gpu else "cpu", memory_gib=memory,
         empty=sum(not r["predicted"] for r in rows), errors={name: error["n"] for name, error in figures["errors"].items()},
         right="".join(str(int(r["execution_match"])) for r in rows), date=time.strftime("%Y-%m-%d"),
+        **{key: figures[key] for key in kept},
     )  # fmt: skip
 
 
@@ -362,12 +363,12 @@ def group(records: dict[str, dict], stem: str) -> list[dict]:
 
 def mean_right(group: list[dict]) -> list[float]:
     """For each dev example the share of seeds that answer it right."""
-    return [statistics.fmean(map(int, each)) for each in zip(*(record["right"] for record in group))]
+    return [statistics.fmean(map(int, each)) for each in zip(*(record["right"] for record in group), strict=True)]
 
 
 def gap(first: list[dict], second: list[dict]) -> tuple[float, float, float]:
     """The difference in execution accuracy, second - first, and its 95 % interval, paired by example over the seeds' means."""
-    each = [b - a for a, b in zip(mean_right(first), mean_right(second))]
+    each = [b - a for a, b in zip(mean_right(first), mean_right(second), strict=True)]
     middle, half = statistics.fmean(each), 1.959964 * statistics.stdev(each) / math.sqrt(len(each))
     return middle, middle - half, middle + half
 
