@@ -70,6 +70,7 @@ class Args:
     random_weights: bool = False  # the real size from its configuration, nothing downloaded
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
+    plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     share_schema: bool = False  # schema first, once for its questions in a batch: 40 % of the tokens at 4, 25 % at 128; kept
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
@@ -627,7 +628,8 @@ def main() -> None:
     # what a user can get wrong is found here, once, before any process or model is started
     base = base_of(asdict(args), SCRIPT)
     directory = sample.build() if args.data == "sample" else args.data
-    benchmark = spider.load(directory, train_others=args.train_others, values=base["values"], overfit=args.overfit)
+    benchmark = spider.load(directory, train_others=args.train_others, values=base["values"], overfit=args.overfit,
+                            plain_sql=args.plain_sql)  # fmt: skip
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     if args.save_4bit or args.merge:
         return export(args, base, config, tokenizer)

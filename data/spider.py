@@ -91,11 +91,13 @@ def load(
     train_others: bool = False,
     values: bool = False,
     overfit: int = 0,
+    plain_sql: bool = False,
 ) -> Benchmark:
     """Read and check `splits` (of `train`, `dev`, `test`); `train_others` adds that file to `train`.
 
     `values` looks up the cells that each question mentions; without it, examples have none. `overfit`, where it is not 0,
-    leaves so many examples of `train`, evenly spaced, and makes them `dev`, too.
+    leaves so many examples of `train`, evenly spaced, and makes them `dev`, too. `plain_sql` puts the answers of `train`
+    into one spelling (`data/plain.py`); those of other splits are scored against as they are.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
     example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.
@@ -121,8 +123,18 @@ def load(
         train, count = found["train"], min(overfit, len(found["train"]))
         few = [replace(train[i * len(train) // count], index=i) for i in range(count)]
         found, folders = dict(train=few, dev=few), dict.fromkeys(("train", "dev"), folders["train"])
+    if plain_sql and "train" in found:
+        found["train"] = in_plain_sql(found["train"], schemas)
     benchmark = Benchmark(root, schemas, found, folders)
     return with_values(benchmark) if values else benchmark
+
+
+def in_plain_sql(examples: list[Example], schemas: dict[str, Schema]) -> list[Example]:
+    """The examples with their answers in one spelling."""
+    from data.plain import plain  # these import this module
+    from data.prompt import target
+
+    return [replace(example, sql=plain(target(example.sql), schemas[example.db_id])) for example in examples]
 
 
 def with_values(benchmark: Benchmark) -> Benchmark:
