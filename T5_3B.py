@@ -81,6 +81,7 @@ class Args:
     max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
     num_beams: int = 1  # 1: greedy
     gradient_checkpointing: bool = False  # recompute activations: less memory, slower
+    compile: bool = False  # compile the layers for training: a minute or two at its start, then faster
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -339,6 +340,7 @@ def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accel
     return [sql for _, sql in sorted(everyone)] if len(everyone) == len(examples) else None
 
 
+@torch.compiler.set_stance("force_eager")  # what --compile made is for training
 def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop):
     """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
 
@@ -509,6 +511,8 @@ def main() -> None:
     accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train | {ranks} x {gpus[0]}")
     if gpu and ranks == 1 and not zero2 and torch.cuda.device_count() > 1:
         print(f"{torch.cuda.device_count() - 1} more GPUs are visible: deepspeed {SCRIPT}.py uses them")
+    for layer in [*model.encoder.block, *model.decoder.block] if args.compile else ():
+        layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     set_seed(args.seed, device_specific=True)  # dropout differs
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     adafactor = partial(Adafactor, scale_parameter=False, relative_step=False, warmup_init=False)
@@ -555,7 +559,8 @@ def main() -> None:
 
         # ---- one update
         began = time.perf_counter()
-        whole = micro[(update - start) * args.grad_accum][1]
+        batches = micro[(update - start) * args.grad_accum][1]
+        whole = [i for batch in batches for i in batch]
         answer_tokens = sum(answers[i] for i in whole)
         rate = learning_rate(args, update, total)
         for group in optimizer.param_groups:

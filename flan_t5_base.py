@@ -89,6 +89,7 @@ class Args:
     lora_dropout: float = 0.05  # on the input of the LoRA layers
     lora_targets: str = "all-linear"  # or names of layers, comma between: q,v
     gradient_checkpointing: bool = True  # recompute activations: 10 GiB at 1,024 tokens where keeping them takes 98
+    compile: bool = False  # compile the layers for training: a minute or two at its start, then faster
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -376,6 +377,7 @@ def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accel
     return [sql for _, sql in sorted(everyone)] if len(everyone) == len(examples) else None
 
 
+@torch.compiler.set_stance("force_eager")  # what --compile made is for training
 def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop):
     """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
 
@@ -511,6 +513,8 @@ def main() -> None:
     counts, (prompt_flops, answer_flops) = count_parameters(model), flops_per_token(model)
     accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
                       f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
+    for layer in [*model.get_base_model().encoder.block, *model.get_base_model().decoder.block] if args.compile else ():
+        layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     set_seed(args.seed, device_specific=True)  # dropout differs
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
@@ -558,7 +562,8 @@ def main() -> None:
 
         # ---- one update
         began = time.perf_counter()
-        whole = micro[(update - start) * args.grad_accum][1]
+        batches = micro[(update - start) * args.grad_accum][1]
+        whole = [i for batch in batches for i in batch]
         answer_tokens = sum(answers[i] for i in whole)
         rate = learning_rate(args, update, total)
         for group in optimizer.param_groups:

@@ -38,7 +38,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, StaticCache
 from transformers import LlamaConfig as Config
 from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.integrations import replace_with_bnb_linear
@@ -92,6 +92,7 @@ class Args:
     lora_dropout: float = 0.05  # on the input of the LoRA layers
     lora_targets: str = "q_proj,v_proj"  # the published table's; or all-linear
     gradient_checkpointing: bool = True  # recompute activations: less memory, slower
+    compile: bool = False  # compile the layers for training: a minute or two at its start, then faster
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -216,37 +217,40 @@ def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
     examples share schemas, they are what `collate_shared` makes of them.
     """
     if any(row["shared"] for row in rows):
-        return collate_shared(rows, pad)
+        return collate_shared(rows, pad)[0]
     ids = [row["input_ids"] + row["labels"] for row in rows]
     labels = [[-100] * len(row["input_ids"]) + row["labels"] for row in rows]
     return dict(input_ids=padded(ids, pad), labels=padded(labels, -100))
 
 
-def collate_shared(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
+def collate_shared(rows: list[dict], pad: int) -> tuple[dict[str, torch.Tensor], list[list[tuple[int, int]]]]:
     """Examples -> input_ids, labels, position_ids and segments, all (packs, longest): a schema, its questions, the next schema.
 
     Every question stands at the positions that follow its schema. Segments number what may attend to each other: each schema
-    a multiple of SPAN, its questions the numbers behind it, padding -1.
+    a multiple of SPAN, its questions the numbers behind it, padding -1. The second value holds, for each pack, the examples in
+    it with the place of their last token.
     """
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row["input_ids"][: row["shared"]]), []).append(row)
+    groups: dict[tuple, list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(tuple(row["input_ids"][: row["shared"]]), []).append(number)
     parts = []
     for schema, own in groups.items():
-        texts = [(row["input_ids"][len(schema) :], row["labels"]) for row in own]
+        texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in own]
         spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
         parts.append((
             [*schema, *(i for text, answer in texts for i in text + answer)],
             [-100] * len(schema) + [i for text, answer in texts for i in [-100] * len(text) + answer],
             [*range(len(schema)), *(place for span in spans for place in span)],
             [0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
+            [-1] * len(schema) + [i for number, span in zip(own, spans) for i in [-1] * (len(span) - 1) + [number]],
         ))  # fmt: skip
     packs = [[parts[i] for i in pack] for pack in packed([len(part[0]) for part in parts])]
-    joined = [[[i for part in pack for i in part[column]] for pack in packs] for column in range(3)]
+    *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
     segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
     filled = zip((*joined, segments), (pad, -100, 0, -1))
     names = ("input_ids", "labels", "position_ids", "segments")
-    return dict(zip(names, (padded(each, filler, multiple=16) for each, filler in filled)))  # CUDA wants masks aligned
+    ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
+    return dict(zip(names, (padded(each, filler, multiple=16) for each, filler in filled))), ends  # CUDA wants masks aligned
 
 
 SPAN = 100_000  # more than the questions of a batch
@@ -475,32 +479,106 @@ def flops_per_token(model: PeftModel) -> tuple[int, int]:
 @torch.inference_mode()
 def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accelerator, stop: Stop) -> list[str] | None:
     """The SQL for each example, in their order; None once a signal asks to stop. Every rank writes a share, and gets all."""
-    lengths = [len(ids) for ids in examples["input_ids"]]
-    mine = sorted(range(len(examples)), key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
-    answers, room = [], sys.maxsize  # room: how many tokens a batch may hold
-    bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
-    while len(answers) < len(mine) and not stop.requested:
-        longest = lengths[mine[len(answers)]] + args.max_output_tokens
+    inputs, shared = examples["input_ids"][:], examples["shared"][:]
+    together = any(shared) and args.num_beams == 1
+    # long prompts first, those of a schema side by side
+    order = sorted(range(len(examples)), key=lambda i: (-shared[i], inputs[i][: shared[i]], -len(inputs[i])))
+    waiting = order[accelerator.process_index :: accelerator.num_processes]
+    written: dict[int, list[int]] = {i: [] for i in waiting}
+    room, end = sys.maxsize, tokenizer.eos_token_id  # room: how many tokens a batch may hold
+    bar = tqdm(total=len(waiting), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
+    while waiting and not stop.requested:
+        longest = max(len(inputs[i]) for i in waiting[: args.eval_batch_size]) + args.max_output_tokens
         size = max(1, min(args.eval_batch_size, room // longest))
-        chosen = mine[len(answers) : len(answers) + size]
-        batch = collate_prompts([examples[i] for i in chosen], tokenizer.pad_token_id)
-        inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        chosen = waiting[:size]
+        rows = [dict(input_ids=inputs[i], labels=written[i], shared=shared[i]) for i in chosen]
         try:
-            how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
-            how |= dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-            written = model.generate(**inputs, **how)[:, inputs["input_ids"].shape[1] :]
+            if together:
+                steps = min(STEPS, args.max_output_tokens)
+                answers = write_together(model, rows, steps, tokenizer.pad_token_id, end, args.device_map == "replica")
+            else:
+                batch = collate_prompts(rows, tokenizer.pad_token_id)
+                batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+                how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
+                how |= dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=end)
+                answers = model.generate(**batch, **how)[:, batch["input_ids"].shape[1] :].tolist()
         except RuntimeError as error:
             if size == 1 or not should_reduce_batch_size(error):
                 raise
             room = size * longest // 2
             print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")
             continue
-        answers += zip(chosen, map(clean_sql, tokenizer.batch_decode(written, skip_special_tokens=True)))
-        bar.update(len(chosen))
-    everyone = gather_object(answers)
+        for i, answer in zip(chosen, answers):
+            written[i] = (written[i] + answer)[: args.max_output_tokens]
+        more = [i for i in chosen if end not in written[i] and len(written[i]) < args.max_output_tokens]
+        waiting = waiting[size:] + more
+        bar.update(len(chosen) - len(more))
+    texts = tokenizer.batch_decode(list(written.values()), skip_special_tokens=True)
+    everyone = gather_object([] if waiting else list(zip(written, map(clean_sql, texts))))
     return [sql for _, sql in sorted(everyone)] if len(everyone) == len(examples) else None
 
 
+STEPS = 64  # tokens of an answer that memory is set aside for; an answer that is longer goes on in a later batch
+
+
+def write_together(model, rows: list[dict], steps: int, pad: int, end: int, capture: bool) -> list[list[int]]:
+    """The next `steps` tokens of each example's answer, greedily, or up to its end; `labels` is what it has so far.
+
+    Examples stand in packs as in training, so that a schema is read, and its keys and values are kept, once. Each step adds
+    a token to every example, which attends to what the example's last token attends to, and to the example's new tokens. The
+    kernels of a step take longer to launch than to run: where `capture`, a GPU replays them as one CUDA graph.
+    """
+    causal = model.get_base_model()
+    device, head = causal.get_input_embeddings().weight.device, causal.get_output_embeddings()
+    batch, ends = collate_shared(rows, pad)
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    packs, longest = batch["input_ids"].shape
+    width = max(map(len, ends))  # examples a pack
+    places = torch.tensor([[place for _, place in pack] + [-1] * (width - len(pack)) for pack in ends], device=device)
+    nobody, places = places < 0, places.clamp(min=0)
+    cache = StaticCache(config=causal.config, max_cache_len=longest + steps * width)
+    prompt_mask = torch.nn.functional.pad(visible(batch["segments"]), (0, steps * width))
+    how = dict(past_key_values=cache, use_cache=True)
+    hidden = causal.base_model(batch["input_ids"], attention_mask=prompt_mask, position_ids=batch["position_ids"], **how)
+    mask = torch.take_along_dim(prompt_mask, places[:, None, :, None], 2)
+    positions = batch["position_ids"].gather(1, places) + 1
+    chosen = torch.take_along_dim(hidden.last_hidden_state.to(device), places[:, :, None], 1)
+    token = head(chosen).argmax(-1).to(device)
+    written = torch.full((steps, packs, width), pad, device=device)
+    written[0] = token
+    itself = torch.eye(width, dtype=torch.bool, device=device).expand(packs, 1, width, width)
+    columns, number = torch.arange(longest, longest + width, device=device), torch.zeros(1, dtype=torch.long, device=device)
+
+    def step() -> None:
+        mask.index_copy_(3, columns, itself)
+        hidden = causal.base_model(token, attention_mask=mask, position_ids=positions, **how).last_hidden_state
+        token.copy_(head(hidden).argmax(-1))
+        number.add_(1)
+        written.index_copy_(0, number, token[None])
+        columns.add_(width)
+        positions.add_(1)
+
+    graph = None
+    for done in range(1, steps):
+        if done % 8 == 0 and ((written[:done] == end).any(0) | nobody).all():
+            break
+        if graph:
+            graph.replay()
+            continue
+        step()
+        if capture and device.type == "cuda" and done == 2:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+    answers = written.permute(1, 2, 0).tolist()
+    found = {}
+    for pack, own in enumerate(ends):
+        for (example, _), ids in zip(own, answers[pack]):
+            found[example] = ids[: ids.index(end) + 1] if end in ids else ids
+    return [found[i] for i in range(len(rows))]
+
+
+@torch.compiler.set_stance("force_eager")  # what --compile made is for training
 def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop):
     """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
 
@@ -639,8 +717,10 @@ def main() -> None:
     accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # without `cpu`, each process on a machine with no GPU would take itself for the only one
-    # no autocast: the base computes in bf16 as it is, and LoRA's float32 weights in TF32, which is faster
-    accelerator = Accelerator(cpu=not gpu, gradient_accumulation_plugin=accumulation, **tracker)
+    # no autocast in single steps: the base computes in bf16 as it is, and LoRA's float32 weights in TF32, which is faster;
+    # where layers are compiled, its conversions cost nothing
+    precision = "bf16" if gpu and args.compile else "no"
+    accelerator = Accelerator(cpu=not gpu, gradient_accumulation_plugin=accumulation, mixed_precision=precision, **tracker)
     torch.set_float32_matmul_precision("high")
     ranks, device = accelerator.num_processes, accelerator.device
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
@@ -657,7 +737,7 @@ def main() -> None:
     lengths, shared = [sum(pair) for pair in zip(inputs, answers)], train["shared"][:]
     schemas = list(zip(train["db_id"], shared)) if base["share_schema"] else None
     per_update = args.batch_size * args.grad_accum * ranks
-    line, padding = describe(inputs, answers, per_update, args.batch_size, args.seed, True, shared, schemas)
+    line, padding = describe(inputs, answers, per_update, args.batch_size, args.seed, True, schemas)
     folder.health(0, f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema | {line}\n"
                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}",
                   health(train, tokenizer, inputs, padding))  # fmt: skip
@@ -667,6 +747,8 @@ def main() -> None:
     counts, (prompt_flops, answer_flops) = count_parameters(model), flops_per_token(model)
     accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
                       f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
+    for layer in model.get_base_model().base_model.layers if args.compile else ():
+        layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     set_seed(args.seed, device_specific=True)  # dropout differs
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
@@ -715,7 +797,8 @@ def main() -> None:
 
         # ---- one update
         began = time.perf_counter()
-        whole = micro[(update - start) * args.grad_accum][1]
+        batches = micro[(update - start) * args.grad_accum][1]
+        whole = [i for batch in batches for i in batch]
         answer_tokens = sum(answers[i] for i in whole)
         rate = learning_rate(args, update, total)
         for group in optimizer.param_groups:
@@ -746,7 +829,7 @@ def main() -> None:
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
         prompt_tokens = sum(inputs[i] for i in whole)
         if schemas:
-            prompt_tokens = sum(map(sum, shared_tokens(whole, args.batch_size, inputs, shared, schemas)))
+            prompt_tokens = sum(sum(shared_tokens(batch, inputs, schemas)) for batch in batches)
         flops = prompt_flops * prompt_tokens + answer_flops * answer_tokens
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, tokens=prompt_tokens + answer_tokens)
         state = folder.log_update(state, total, per_update, flops, **record, memory_gib=peak_memory() / 2**30)

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 TOGETHER = 8  # questions of one schema that stand side by side where they share it: 16 schemas in an update of 128
 WINDOW = 128  # updates whose examples are sorted together by their prompts
+ROW = 2048  # tokens of a row of shared schemas: of longer ones too much is spent on what questions may not attend to
 GROUP = 4  # of these, neighbours that are sorted together by their answers: under 10 % padding on Spider
 
 
@@ -15,7 +16,7 @@ def epoch_updates(
     seed: int,
     epoch: int,
     answers: Sequence[int] | None = None,
-    schemas: Sequence[Hashable] | None = None,
+    schemas: Sequence[tuple[Hashable, int]] | None = None,
 ) -> list[list[int]]:
     """One epoch as lists of `examples_per_update` indices, longest prompt first; lengths are in tokens.
 
@@ -23,8 +24,8 @@ def epoch_updates(
     (`answers`), groups of a few updates are then sorted by answer. The updates so cut are shuffled. The last is filled up
     from the beginning of the shuffled order, so that every one has its full size and every example is seen.
 
-    Where examples share the schema that `schemas` names for each, up to TOGETHER of one schema stand side by side instead,
-    in updates that mix schemas; the schemas of an update go from the longest prompt to the shortest.
+    Where examples share the schema that `schemas` holds for each (any name, and its tokens), up to TOGETHER of one schema stand
+    side by side instead, in updates that mix schemas.
     """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(prompts)))
@@ -34,8 +35,7 @@ def epoch_updates(
     while len(order) % examples_per_update:
         order += order[: examples_per_update - len(order) % examples_per_update]
     if schemas is not None:
-        updates = [order[i : i + examples_per_update] for i in range(0, len(order), examples_per_update)]
-        return [_by_schema(update, schemas, prompts) for update in updates]
+        return [order[i : i + examples_per_update] for i in range(0, len(order), examples_per_update)]
     # a window is never a whole epoch, else the same examples would meet in each
     window = min(WINDOW, max(1, 2 * len(order) // (3 * examples_per_update)))
     # equal lengths stay shuffled: the sort is stable
@@ -58,15 +58,6 @@ def _side_by_side(order: list[int], schemas: Sequence[Hashable], rng: random.Ran
     return [index for run in runs for index in run]
 
 
-def _by_schema(update: list[int], schemas: Sequence[Hashable], prompts: Sequence[int]) -> list[int]:
-    """An update's examples, those of one schema together."""
-    longest: dict[Hashable, int] = defaultdict(int)
-    for index in update:
-        longest[schemas[index]] = max(longest[schemas[index]], prompts[index])
-    place = {schema: number for number, schema in enumerate(longest)}  # schemas of one length stay apart
-    return sorted(update, key=lambda index: (-longest[schemas[index]], place[schemas[index]]))
-
-
 def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[int]]:
     """Examples by schema, in the order in which the schemas come first."""
     own: dict[Hashable, list[int]] = {}
@@ -75,18 +66,42 @@ def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[i
     return list(own.values())
 
 
-def packed(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of `lengths` in packs, each no longer than the longest of them: the first that has room, long ones first."""
-    room, packs = [], []
+def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
+    """Indices of `lengths` in so many lists of about the same sum: the longest first, each to the list with the least."""
+    own: list[list[int]] = [[] for _ in range(bins)]
+    sums = [0] * bins
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        place = next((i for i, free in enumerate(room) if free >= lengths[index]), None)
-        if place is None:
-            place = len(packs)
-            packs.append([])
-            room.append(max(lengths))
-        packs[place].append(index)
-        room[place] -= lengths[index]
-    return packs
+        place = sums.index(min(sums))
+        own[place].append(index)
+        sums[place] += lengths[index]
+    return own
+
+
+def packed(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of `lengths` in rows of about the same sum, of about ROW tokens at most, or of the longest."""
+    rows = balanced(lengths, -(-sum(lengths) // max(ROW, max(lengths))))
+    return [row for row in rows if row]
+
+
+def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]]) -> list[int]:
+    """Tokens of each schema's group among `examples`: the schema once, and all else of each; `lengths` are the examples'."""
+    found = []
+    for group in grouped(examples, schemas):
+        schema = schemas[group[0]][1]
+        found.append(schema + sum(lengths[index] - schema for index in group))
+    return found
+
+
+def _split(
+    update: list[int], micro: int, lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]] | None
+) -> list[list[int]]:
+    """An update's examples in batches of `micro`; where they share schemas, in as many of about the same number of tokens."""
+    if schemas is None:
+        return [update[start : start + micro] for start in range(0, len(update), micro)]
+    # no more than `micro` of a schema stay together: else there could be fewer groups than batches
+    groups = [group[i : i + micro] for group in grouped(update, schemas) for i in range(0, len(group), micro)]
+    tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
+    return [[index for group in own for index in groups[group]] for own in balanced(tokens, len(update) // micro)]
 
 
 def _sorted_within(order: list[int], span: int, lengths: Sequence[int]) -> list[int]:
@@ -105,36 +120,22 @@ def micro_batches(
     start: int,
     stop: int,
     answers: Sequence[int] | None = None,
-    schemas: Sequence[Hashable] | None = None,
-) -> Iterator[tuple[list[int], list[int]]]:
-    """For each micro-batch of updates `start` to `stop` - 1 on one rank: its indices, and those of its whole update.
+    schemas: Sequence[tuple[Hashable, int]] | None = None,
+) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """For each micro-batch of updates `start` to `stop` - 1 on one rank: its indices, and all micro-batches of its update.
 
     An update's examples depend on micro x grad_accum x ranks alone, so two ranks with batches of 4 and one rank with a
-    batch of 8 see the same updates. Ranks get neighbours in length, and wait little for each other.
+    batch of 8 see the same updates. Ranks get neighbours in length, and wait little for each other. Where examples share
+    schemas, `prompts` are whole lengths, and a micro-batch holds `micro` examples on average.
     """
     size = micro * grad_accum * ranks
     updates_per_epoch = -(-len(prompts) // size)
     for update in range(start, stop):
         if update == start or update % updates_per_epoch == 0:
             updates = epoch_updates(prompts, size, seed, update // updates_per_epoch, answers, schemas)
-        whole = updates[update % updates_per_epoch]
+        whole = _split(updates[update % updates_per_epoch], micro, prompts, schemas)
         for accumulation in range(grad_accum):
-            first = (accumulation * ranks + rank) * micro
-            yield whole[first : first + micro], whole
-
-
-def shared_tokens(
-    update: Sequence[int], micro: int, lengths: Sequence[int], shared: Sequence[int], schemas: Sequence[Hashable]
-) -> list[list[int]]:
-    """Tokens of each schema's group in each micro-batch of an update: the schema once, and all else of each example.
-
-    `lengths` are the examples' tokens, `shared` how many of them are the schema's.
-    """
-    found = []
-    for start in range(0, len(update), micro):
-        groups = grouped(update[start : start + micro], schemas)
-        found.append([shared[group[0]] + sum(lengths[i] - shared[i] for i in group) for group in groups])
-    return found
+            yield whole[accumulation * ranks + rank], whole
 
 
 def describe(
@@ -144,23 +145,22 @@ def describe(
     micro: int,
     seed: int,
     joined: bool = False,
-    shared: Sequence[int] = (),
-    schemas: Sequence[Hashable] | None = None,
+    schemas: Sequence[tuple[Hashable, int]] | None = None,
 ) -> tuple[str, float]:
     """Numbers of tokens, in words, and the share of padding that the first epoch's batches of `micro` examples hold.
 
-    `joined`: prompt and answer are one sequence and are padded as one. `schemas`: examples share them, `shared` tokens each.
+    `joined`: prompt and answer are one sequence and are padded as one. `schemas`: examples share them, as in `epoch_updates`.
     """
     real = padded = 0
     whole = [sum(pair) for pair in zip(prompts, answers)]
     orders = (whole, None) if joined else (prompts, answers)
     for update in epoch_updates(orders[0], examples_per_update, seed, 0, orders[1], schemas):
-        for start in range(0, len(update), micro):
-            batch = update[start : start + micro]
+        for batch in _split(update, micro, whole, schemas):
             if schemas is not None:
-                (lengths,) = shared_tokens(batch, micro, whole, shared, schemas)
+                lengths = shared_tokens(batch, whole, schemas)
+                rows = packed(lengths)
                 real += sum(lengths)
-                padded += len(packed(lengths)) * max(lengths)
+                padded += len(rows) * max(sum(lengths[index] for index in row) for row in rows)
                 continue
             real += sum(whole[i] for i in batch)
             apart = max(prompts[i] for i in batch) + max(answers[i] for i in batch)
