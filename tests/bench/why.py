@@ -16,6 +16,8 @@ import fnmatch
 import json
 import math
 import os
+import random
+import re
 import statistics
 import subprocess
 import sys
@@ -38,8 +40,9 @@ sys.path.insert(0, str(ROOT))
 
 import llama_65b as script  # noqa: E402
 from data import spider  # noqa: E402
-from data.batches import micro_batches, shared_tokens  # noqa: E402
+from data.batches import grouped, micro_batches, shared_tokens  # noqa: E402
 from data.files import write_atomically  # noqa: E402
+from data.prompt import prompt, question_first  # noqa: E402
 from data.report import COLOURS, GREY, markdown, write_picture  # noqa: E402
 from data.score import interval  # noqa: E402
 from data.signals import Stop  # noqa: E402
@@ -68,11 +71,14 @@ class Row:
     update: int = 128  # examples
     seed: int = 0
     faults: tuple[str, ...] = ()
-    order: str = "shared"  # schema first, shared in a batch; or schema: first, not shared; or question: first
+    order: str = "shared"  # schema first, shared in a batch; schema: first, not shared; question: first; twice: and behind
     values: bool = False
     others: bool = False  # train_others.json, too
+    plain: bool = False  # SQL in one spelling
+    varied: float = 0.0  # each epoch columns in another order, without up to this share of what the answer does not need
 
 
+PLAIN = Row("full", order="question", plain=True)
 # the ways to train that the answer rests on: what is said of each, how, and learning rates of which the better counts
 STEMS: dict[str, tuple[str, Row, tuple[float, ...]]] = {
     "full": ("all weights", Row("full"), (4e-4, 8e-4)),
@@ -85,6 +91,16 @@ STEMS: dict[str, tuple[str, Row, tuple[float, ...]]] = {
     "long-values": ("the same, with values", Row("full", epochs=24, others=True, values=True), (6e-4,)),
     "question": ("all weights, question before schema", Row("full", order="question"), (4e-4,)),
     "question-values": ("the same, with values", Row("full", order="question", values=True), (4e-4,)),
+    "plain": ("all weights, SQL in one spelling", Row("full", plain=True), (4e-4,)),
+    "plain-values": ("the same, with values", Row("full", plain=True, values=True), (4e-4,)),
+    "plain-question": ("one spelling, question before schema", PLAIN, (4e-4,)),
+    "plain-twice": ("the same, question behind the schema, too", replace(PLAIN, order="twice"), (4e-4,)),
+    "plain-question-values": ("one spelling, question before schema, values", replace(PLAIN, values=True), (2e-4, 4e-4)),
+    "plain-varied-values": (
+        "the same, another part of the schema each epoch",
+        replace(PLAIN, values=True, varied=0.4),
+        (4e-4,),
+    ),
 }
 SEEDS = (0, 1, 2)
 
@@ -108,24 +124,78 @@ def all_rows() -> dict[str, Row]:
 
 
 @cache
-def benchmark_of(data: str, others: bool, values: bool) -> spider.Benchmark:
-    return spider.load(data, train_others=others, values=values)
+def benchmark_of(data: str, others: bool, values: bool, plain: bool) -> spider.Benchmark:
+    return spider.load(data, train_others=others, values=values, plain_sql=plain)
+
+
+def question_twice(question: str, *rest) -> tuple[str, str]:
+    """The prompt with the question again behind the schema: arguments as of `data.prompt.prompt`."""
+    return "", f"{prompt(question, *rest)}\n{' '.join(question.split())}"
+
+
+def varied(
+    example: spider.Example, schema: spider.Schema, most: float, rng: random.Random
+) -> tuple[spider.Schema, list, frozenset]:
+    """The schema with its columns in another order, and without some of what neither the answer nor a value names.
+
+    Also the example's values, with their columns' new numbers, and the tables that are left out, as `prompt` takes them.
+    """
+    words = {word.lower() for word in re.findall(r"\w+", example.sql)}
+    named = {value["column"] for value in example.values}
+    share = rng.uniform(0, most)
+    needed = {i for i, name in enumerate(schema.tables) if name.lower() in words} | {schema.columns[i][0] for i in named}
+    tables = {i for i in range(len(schema.tables)) if i in needed or rng.random() > share}
+    columns = [
+        i
+        for i, (table, name) in enumerate(schema.columns)
+        if table == -1 or (table in tables and (name.lower() in words or i in named or rng.random() > share))
+    ]
+    behind = columns[1:]
+    rng.shuffle(behind)
+    columns = [columns[0], *behind]
+    place = {old: new for new, old in enumerate(columns)}
+    part = replace(
+        schema,
+        columns=tuple(schema.columns[i] for i in columns),
+        column_types=tuple(schema.column_types[i] for i in columns),
+        primary_keys=tuple(place[i] for i in schema.primary_keys if i in place),
+        foreign_keys=tuple((place[a], place[b]) for a, b in schema.foreign_keys if a in place and b in place),
+    )
+    values = [value | dict(column=place[value["column"]]) for value in example.values]
+    return part, values, frozenset(-1 - i for i in range(len(schema.tables)) if i not in tables)
 
 
 @cache
-def columns(data: str, model: str, split: str, others: bool, values: bool, share: bool) -> dict[str, list]:
-    """What `llama_65b.encode` makes of a split, with the examples' numbers and databases."""
-    benchmark = benchmark_of(data, others, values)
-    examples = benchmark.splits[split]
+def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str, list]:
+    """What `llama_65b.encode` makes of a split for a row (of which only the prompt counts), with numbers and databases."""
+    benchmark = benchmark_of(data, row.others, row.values, row.plain)
+    examples, schemas = benchmark.splits[split], benchmark.schemas
     rows = {name: [getattr(e, name) for e in examples] for name in ("index", "question", "db_id", "values", "sql")}
+    names, gone, form = rows["db_id"], {}, question_twice if row.order == "twice" else question_first
+    if row.varied and split == "train":
+        rng = random.Random(epoch)
+        each = [varied(example, schemas[example.db_id], row.varied, rng) for example in examples]
+        rows |= dict(db_id=list(range(len(each))), values=[values for _, values, _ in each])
+        schemas = dict(enumerate(part for part, _, _ in each))
+        gone = {id(part): tables for part, _, tables in each}
+
+    def without(question, schema, values, dropped=frozenset(), keys=True):
+        return form(question, schema, values, dropped | gone.get(id(schema), frozenset()), keys)
+
     tokenizer = script.load_tokenizer(script.Args(model=model))
-    encoded = script.encode(rows, benchmark.schemas, tokenizer, script.Args.max_input_tokens, share)
-    return dict(index=rows["index"], db_id=rows["db_id"]) | encoded
+    original, script.question_first = script.question_first, without
+    try:
+        behind = row.order in ("schema", "shared")
+        encoded = script.encode(rows, schemas, tokenizer, script.Args.max_input_tokens, behind)
+    finally:
+        script.question_first = original
+    return dict(index=rows["index"], db_id=names) | encoded
 
 
-def encoded(row: Row, split: str, given: argparse.Namespace, count: int) -> list[dict]:
+def encoded(row: Row, split: str, given: argparse.Namespace, count: int, epoch: int = 0) -> list[dict]:
     """`count` examples of a split, evenly spaced (0: all), with the row's faults of tokens."""
-    each = columns(given.data, given.model, split, row.others, row.values, row.order != "question")
+    kept = Row("", order=row.order, values=row.values, others=row.others, plain=row.plain, varied=row.varied)
+    each = columns(kept, split, given.data, given.model, epoch)
     whole = len(each["index"])
     count = count or whole
     found = [{name: values[i * whole // count] for name, values in each.items()} for i in range(count)]
@@ -212,7 +282,7 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     original = script.collate_prompts
     script.collate_prompts = right_padded if "right" in row.faults else original
     try:
-        benchmark = benchmark_of(given.data, row.others, row.values)
+        benchmark = benchmark_of(given.data, row.others, row.values, row.plain)
         rows, figures = script.evaluate(model, tokenizer, benchmark, dev, args, accelerator, Stop())
     finally:
         script.collate_prompts = original
@@ -232,9 +302,8 @@ def parts(rows: list[dict], faults: tuple[str, ...], tokens: int) -> list[list[d
     """An update's examples in parts of one size that fit the memory."""
     lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
     width = max(WIDTH, *lengths) if "padding" in faults else max(lengths)
-    schemas, shared = [row["db_id"] for row in rows], [row["shared"] for row in rows]
-    (groups,) = shared_tokens(range(len(rows)), len(rows), lengths, shared, schemas)
-    whole = sum(groups) if any(shared) else width * len(rows)
+    schemas = [(row["db_id"], row["shared"]) for row in rows]
+    whole = sum(shared_tokens(range(len(rows)), lengths, schemas)) if any(row["shared"] for row in rows) else width * len(rows)
     size = -(-len(rows) // -(-whole // tokens))
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
@@ -242,7 +311,7 @@ def parts(rows: list[dict], faults: tuple[str, ...], tokens: int) -> list[list[d
 def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device, given: argparse.Namespace) -> list[float]:
     """Train -> the loss a target token of each update."""
     lengths = [len(example["input_ids"]) + len(example["labels"]) for example in train]
-    schemas = [example["db_id"] for example in train] if row.order == "shared" else None
+    schemas = [(example["db_id"], example["shared"]) for example in train] if row.order == "shared" else None
     total = row.epochs * -(-len(lengths) // row.update)
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=0.0, weight_decay=0.0, fused=True)
@@ -255,7 +324,13 @@ def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device,
         layer.compile(dynamic=True)
     losses, began = [], time.perf_counter()
     orders = micro_batches(lengths, row.update, 1, 1, 0, row.seed, 0, total, schemas=schemas)
+    updates = -(-len(train) // row.update)  # an epoch
     for update, (some, _) in enumerate(orders):
+        if row.varied and update % updates == 0:
+            columns.cache_clear()
+            train = encoded(row, "train", given, given.train_examples, update // updates)
+        if schemas:  # parts of an update hold whole schemas
+            some = [i for group in grouped(some, schemas) for i in group]
         for group in optimizer.param_groups:
             group["lr"] = script.learning_rate(args, update, total)
         batches = [collate(part, pad, row.faults) for part in parts([train[i] for i in some], row.faults, given.tokens)]
@@ -382,6 +457,12 @@ PAIRS = (
     ("long", "long-values"),
     ("full", "question"),
     ("question", "question-values"),
+    ("full", "plain"),
+    ("question", "plain-question"),
+    ("plain", "plain-values"),
+    ("plain-question", "plain-twice"),
+    ("plain-question", "plain-question-values"),
+    ("plain-question-values", "plain-varied-values"),
 )
 
 
