@@ -20,7 +20,7 @@ def test_a_script_and_its_options_exist(command):
     name, rest = SCRIPT.match(command).groups()
     assert (ROOT / f"{name}.py").is_file()
     fields = {field.name for field in dataclasses.fields(importlib.import_module(name).Args)}
-    options = {word.removeprefix("--").split("=")[0] for word in shlex.split(rest) if word.startswith("--")}
+    options = {word.removeprefix("--").removeprefix("no-").split("=")[0] for word in shlex.split(rest) if word.startswith("--")}
     assert options <= fields
 
 
