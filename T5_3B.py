@@ -49,6 +49,7 @@ from data.run import RunFolder, check_options
 from data.score import score, totals
 from data.signals import Stop
 from data.values import Values
+from data.vary import vary
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
@@ -64,6 +65,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
+    vary_schema: float = 0.0  # share of what a question does not need that may be left out, anew each epoch; 0.4 is a good one
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
@@ -493,15 +495,18 @@ def main() -> None:
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
 
+    variants, questions = args.epochs if args.vary_schema else 1, len(benchmark.splits["train"])
+    asked = vary(benchmark, args.vary_schema, variants, args.seed)
     with accelerator.main_process_first():
-        train, dev = (encoded(benchmark.splits[split], benchmark.schemas, encode, tokenizer, args.max_input_tokens)
+        train, dev = (encoded(asked.splits[split], asked.schemas, encode, tokenizer, args.max_input_tokens)
                       for split in ("train", "dev"))  # fmt: skip
     count = min(args.eval_examples or len(dev), len(dev))
     dev = dev.select([i * len(dev) // count for i in range(count)])
     inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
     per_update = args.batch_size * args.grad_accum * ranks
-    line, padding = describe(inputs, answers, per_update, args.batch_size, args.seed)
-    folder.health(0, f"{len(train):,} training examples, {sum(train['shortened'])} with a shortened schema | {line}\n"
+    line, padding = describe(inputs[:questions], answers[:questions], per_update, args.batch_size, args.seed)
+    shortened = sum(train["shortened"][:questions])
+    folder.health(0, f"{questions:,} training examples, {shortened} with a shortened schema | {line}\n"
                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}",
                   health(train, tokenizer, inputs, padding))  # fmt: skip
 
@@ -520,7 +525,7 @@ def main() -> None:
     chosen = DummyOptim if zero2 and "optimizer" in zero2 else adamw if zero2 or args.optimizer == "adamw" else adafactor
     model, optimizer = accelerator.prepare(model, chosen(trainable, lr=args.learning_rate))
 
-    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-len(train) // per_update)
+    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-questions // per_update)
     state = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
     if args.resume:
         recover(folder.path / "last")
@@ -529,7 +534,7 @@ def main() -> None:
     start, stopping, stop = state["update"], False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
     share = (args.batch_size, args.grad_accum, ranks, accelerator.process_index)
-    micro = list(micro_batches(inputs, *share, args.seed, start, total, answers))
+    micro = list(micro_batches(inputs, *share, args.seed, start, total, answers, variants=variants))
     collate_train = partial(collate, pad=tokenizer.pad_token_id)
     loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
     model.train()

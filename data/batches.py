@@ -121,19 +121,24 @@ def micro_batches(
     stop: int,
     answers: Sequence[int] | None = None,
     schemas: Sequence[tuple[Hashable, int]] | None = None,
+    variants: int = 1,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
     """For each micro-batch of updates `start` to `stop` - 1 on one rank: its indices, and all micro-batches of its update.
 
     An update's examples depend on micro x grad_accum x ranks alone, so two ranks with batches of 4 and one rank with a
     batch of 8 see the same updates. Ranks get neighbours in length, and wait little for each other. Where examples share
-    schemas, `prompts` are whole lengths, and a micro-batch holds `micro` examples on average.
+    schemas, `prompts` are whole lengths, and a micro-batch holds `micro` examples on average. Where each example stands there
+    `variants` times, one pass behind the other, epochs take them in turn.
     """
-    size = micro * grad_accum * ranks
-    updates_per_epoch = -(-len(prompts) // size)
+    size, count = micro * grad_accum * ranks, len(prompts) // variants
+    updates_per_epoch = -(-count // size)
     for update in range(start, stop):
         if update == start or update % updates_per_epoch == 0:
-            updates = epoch_updates(prompts, size, seed, update // updates_per_epoch, answers, schemas)
-        whole = _split(updates[update % updates_per_epoch], micro, prompts, schemas)
+            epoch = update // updates_per_epoch
+            first = epoch % variants * count
+            own, texts = prompts[first : first + count], None if answers is None else answers[first : first + count]
+            updates = epoch_updates(own, size, seed, epoch, texts, schemas)
+        whole = _split([first + index for index in updates[update % updates_per_epoch]], micro, prompts, schemas)
         for accumulation in range(grad_accum):
             yield whole[accumulation * ranks + rank], whole
 

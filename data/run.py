@@ -34,10 +34,10 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deep
 LEAST = dict.fromkeys(("epochs", "batch_size", "grad_accum", "eval_batch_size", "max_output_tokens", "num_beams"), 1)
 LEAST |= dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "overfit", "seed"), 0)
 LEAST |= dict(save_every=-1, lora_rank=1, lora_alpha=1, max_input_tokens=64)
-BELOW_ONE = ("learning_rate", "warmup", "lora_dropout")
+BELOW_ONE = ("learning_rate", "warmup", "lora_dropout", "vary_schema")
 # options that a resumed run cannot change without being another run
 FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "overfit", "max_input_tokens", "optimizer")
-FIXED += ("plain_sql", "lora_rank", "lora_alpha", "lora_targets")
+FIXED += ("plain_sql", "vary_schema", "lora_rank", "lora_alpha", "lora_targets")
 OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to", "relative_to")  # not of the run
 
 
@@ -285,6 +285,8 @@ def check_options(options: dict) -> None:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
     if options.get("overfit") and options.get("resume"):
         raise UserError("--overfit keeps no checkpoint to go on from: start it without --resume")
+    if options.get("vary_schema") and options.get("share_schema"):
+        raise UserError("--vary_schema gives each question a schema of its own, that no other shares: leave --share_schema out")
     question = options.get("ask")
     if question is not None and not options["db"]:
         raise UserError("--ask needs a database: name a SQLite file with --db FILE")

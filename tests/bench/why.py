@@ -17,7 +17,6 @@ import json
 import math
 import os
 import random
-import re
 import statistics
 import subprocess
 import sys
@@ -42,10 +41,11 @@ import llama_65b as script  # noqa: E402
 from data import spider  # noqa: E402
 from data.batches import grouped, micro_batches, shared_tokens  # noqa: E402
 from data.files import write_atomically  # noqa: E402
-from data.prompt import prompt, question_first  # noqa: E402
+from data.prompt import prompt  # noqa: E402
 from data.report import COLOURS, GREY, markdown, write_picture  # noqa: E402
 from data.score import interval  # noqa: E402
 from data.signals import Stop  # noqa: E402
+from data.vary import varied  # noqa: E402
 
 WIDTH = 512  # to which the published recipe pads and cuts
 FAULTS = {
@@ -133,57 +133,21 @@ def question_twice(question: str, *rest) -> tuple[str, str]:
     return "", f"{prompt(question, *rest)}\n{' '.join(question.split())}"
 
 
-def varied(
-    example: spider.Example, schema: spider.Schema, most: float, rng: random.Random
-) -> tuple[spider.Schema, list, frozenset]:
-    """The schema with its columns in another order, and without some of what neither the answer nor a value names.
-
-    Also the example's values, with their columns' new numbers, and the tables that are left out, as `prompt` takes them.
-    """
-    words = {word.lower() for word in re.findall(r"\w+", example.sql)}
-    named = {value["column"] for value in example.values}
-    share = rng.uniform(0, most)
-    needed = {i for i, name in enumerate(schema.tables) if name.lower() in words} | {schema.columns[i][0] for i in named}
-    tables = {i for i in range(len(schema.tables)) if i in needed or rng.random() > share}
-    columns = [
-        i
-        for i, (table, name) in enumerate(schema.columns)
-        if table == -1 or (table in tables and (name.lower() in words or i in named or rng.random() > share))
-    ]
-    behind = columns[1:]
-    rng.shuffle(behind)
-    columns = [columns[0], *behind]
-    place = {old: new for new, old in enumerate(columns)}
-    part = replace(
-        schema,
-        columns=tuple(schema.columns[i] for i in columns),
-        column_types=tuple(schema.column_types[i] for i in columns),
-        primary_keys=tuple(place[i] for i in schema.primary_keys if i in place),
-        foreign_keys=tuple((place[a], place[b]) for a, b in schema.foreign_keys if a in place and b in place),
-    )
-    values = [value | dict(column=place[value["column"]]) for value in example.values]
-    return part, values, frozenset(-1 - i for i in range(len(schema.tables)) if i not in tables)
-
-
 @cache
 def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str, list]:
     """What `llama_65b.encode` makes of a split for a row (of which only the prompt counts), with numbers and databases."""
     benchmark = benchmark_of(data, row.others, row.values, row.plain)
     examples, schemas = benchmark.splits[split], benchmark.schemas
     rows = {name: [getattr(e, name) for e in examples] for name in ("index", "question", "db_id", "values", "sql")}
-    names, gone, form = rows["db_id"], {}, question_twice if row.order == "twice" else question_first
+    names = rows["db_id"]
     if row.varied and split == "train":
         rng = random.Random(epoch)
         each = [varied(example, schemas[example.db_id], row.varied, rng) for example in examples]
-        rows |= dict(db_id=list(range(len(each))), values=[values for _, values, _ in each])
-        schemas = dict(enumerate(part for part, _, _ in each))
-        gone = {id(part): tables for part, _, tables in each}
-
-    def without(question, schema, values, dropped=frozenset(), keys=True):
-        return form(question, schema, values, dropped | gone.get(id(schema), frozenset()), keys)
-
+        rows |= dict(db_id=list(range(len(each))), values=[example.values for example, _ in each])
+        schemas = dict(enumerate(schema for _, schema in each))
     tokenizer = script.load_tokenizer(script.Args(model=model))
-    original, script.question_first = script.question_first, without
+    original = script.question_first
+    script.question_first = question_twice if row.order == "twice" else original
     try:
         behind = row.order in ("schema", "shared")
         encoded = script.encode(rows, schemas, tokenizer, script.Args.max_input_tokens, behind)
