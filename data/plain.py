@@ -12,12 +12,14 @@ import re
 
 from data.spider import Schema
 
-PIECE = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|`[^`]*`|\w+|\s+|[^\w\s]""")
+PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\[\]]*\]|\w+|\s+|[^\w\s'"`\[]""")
 ALIAS = re.compile(r"t\d+")
 KEYWORDS = frozenset(
     "all and as asc avg between by case cast count desc distinct else end except exists from group having in inner intersect "
     "is join left like limit max min not null on or order outer select sum then union when where".split()
 )
+JOINS = frozenset("cross full natural right using".split())
+CLAUSES = frozenset("select from where group having order limit on union intersect except".split())
 
 
 def plain(sql: str, schema: Schema) -> str:
@@ -30,13 +32,14 @@ def plain(sql: str, schema: Schema) -> str:
     columns = {name.lower(): name for _, name in reversed(schema.columns)}
     of = {(schema.tables[table].lower(), name.lower()): name for table, name in schema.columns if table >= 0}
     words = [piece for piece in pieces if not piece.isspace()]
+    known = {behind.lower() for word, behind in zip(words, words[1:]) if word.lower() == "as"}
     spelled, place = [], -1
     for piece in pieces:
         place += not piece.isspace()
         before, behind = (words[i] if 0 <= i < len(words) else "" for i in (place - 1, place + 1))
         low = piece.lower()
-        if piece[0] == '"' and piece[1:-1].lower() not in columns.keys() | tables.keys():
-            piece = "'" + piece[1:-1].replace("'", "''") + "'"
+        if piece[0] == '"' and low not in known and piece[1:-1].lower() not in columns.keys() | tables.keys():
+            piece = "'" + piece[1:-1].replace('""', '"').replace("'", "''") + "'"
         elif before == ".":
             piece = of.get((words[place - 2].lower(), low), columns.get(low, piece))
         elif low in tables and (behind == "." or before.lower() in ("from", "join")):
@@ -53,45 +56,83 @@ def plain(sql: str, schema: Schema) -> str:
 def _without_aliases(pieces: list[str]) -> list[str]:
     """The pieces of a statement with tables' names instead of T1, T2 ..., or as they are where its meaning would change."""
     words = [i for i, piece in enumerate(pieces) if not piece.isspace()]
-    scope, outer = _scopes([pieces[i].lower() for i in words])
-    named: dict[tuple[int, str], str] = {}  # (SELECT, alias) -> table
+    lower = [pieces[i].lower() for i in words] + [""] * 3
+    scope, outer, tables = _scopes(lower)
+    old: dict[tuple[int, str], str] = {}  # (SELECT, name of a table within) -> its name without an alias
     gone: set[int] = set()
-    for place in range(1, len(words) - 1):
-        table, alias = (pieces[words[i]] for i in (place - 1, place + 1))
-        if pieces[words[place]].lower() == "as" and ALIAS.fullmatch(alias.lower()) and table != ")":
-            key = (scope[place], alias.lower())
-            if key in named or any(table.lower() == other.lower() for (own, _), other in named.items() if own == key[0]):
-                return pieces
-            named[key] = table
-            gone.update(range(words[place - 1] + 1, words[place + 1] + 1))
-    found = list(pieces)
-    for place, i in enumerate(words[:-1]):
-        alias = pieces[i].lower()
-        if i in gone or not ALIAS.fullmatch(alias) or pieces[words[place + 1]] != ".":
-            continue
-        select = here = scope[place]
-        while select is not None and (select, alias) not in named:
-            select = outer[select]
-        if select is None:  # the alias of a subquery
-            continue
-        table = named[select, alias]
-        if select != here and any(own == here and table.lower() == other.lower() for (own, _), other in named.items()):
+    for place in tables:
+        table, behind, alias = lower[place : place + 3]
+        if behind == ".":  # of a named database
             return pieces
-        found[i] = table
-    return [piece for i, piece in enumerate(found) if i not in gone]
+        name, kept = table, table
+        if behind == "as":
+            name = kept = alias
+        elif behind[:1].isidentifier() and behind not in KEYWORDS | JOINS:
+            name = kept = behind
+        if behind == "as" and ALIAS.fullmatch(alias) and table not in KEYWORDS | {")"}:  # `cast.id` is no SQL
+            kept = pieces[words[place]]
+            gone.update(range(words[place] + 1, words[place + 2] + 1))
+        if (scope[place], name) in old:
+            return pieces
+        old[scope[place], name] = kept
+    new = {(select, _bare(kept)) for (select, _), kept in old.items()}
+    if len(new) < len(old):
+        return pieces
+
+    def finder(names: dict | set):
+        known: dict[tuple[int, str], int | None] = {}  # or a deep nest of SELECTs would be climbed from each of its levels
+
+        def find(select: int | None, name: str) -> int | None:
+            passed = []
+            while select is not None and (select, name) not in names and (select, name) not in known:
+                passed.append(select)
+                select = outer[select]
+            found = known.get((select, name), select)
+            known.update(((level, name), found) for level in passed)
+            return found
+
+        return find
+
+    find_old, find_new = finder(old), finder(new)
+    written = list(pieces)
+    for place, i in enumerate(words):
+        if lower[place + 1] == "." and i not in gone:
+            select = find_old(scope[place], lower[place])
+            kept = lower[place] if select is None else old[select, lower[place]]
+            if find_new(scope[place], _bare(kept)) != select:
+                return pieces
+            if kept.lower() != lower[place]:
+                written[i] = kept
+    return [piece for i, piece in enumerate(written) if i not in gone]
 
 
-def _scopes(words: list[str]) -> tuple[list[int], list[int | None]]:
-    """For each word the number of its SELECT, and for each SELECT that in which it stands, if any."""
+def _bare(name: str) -> str:
+    """A name without its quotes."""
+    return name.strip("\"'`[]").lower()
+
+
+def _scopes(words: list[str]) -> tuple[list[int], list[int | None], list[int]]:
+    """For each word its SELECT's number, for each SELECT that in which it stands, if any, and where tables of FROM stand."""
     outer: list[int | None] = [None]
-    current, stack, scope = 0, [], []
+    current, stack, scope, tables = 0, [], [], []
+    clause: dict[int, str] = {}  # SELECT -> that in which it is
+    listed = False  # a table comes next
     for place, word in enumerate(words):
         if word == "(":
-            stack.append(current)
+            stack.append((current, listed))
         elif word == ")" and stack:
-            current = stack.pop()
+            current, listed = stack.pop()
+            if listed and words[place + 1] and (words[place + 1] == "as" or ALIAS.fullmatch(words[place + 1])):
+                tables.append(place)
+            listed = False
         elif word == "select":
             outer.append(current if place and words[place - 1] == "(" else outer[current])
-            current = len(outer) - 1
+            current, listed = len(outer) - 1, False
+        elif listed and word:
+            tables.append(place)
+            listed = False
+        if word in CLAUSES:
+            clause[current] = word
+        listed = listed and word == "(" or word in ("from", "join") or word == "," and clause.get(current) == "from"
         scope.append(current)
-    return scope, outer
+    return scope, outer, tables

@@ -238,9 +238,11 @@ def test_two_processes_give_the_losses_and_predictions_of_one(script, tmp_path):
 
 @pytest.mark.slow
 def test_the_small_model_learns_the_sample(script, tmp_path):
-    command(script, ["--out", str(tmp_path / "run")])
+    """In three passes; two, which teach less, are enough to see that the other script learns, too."""
+    passes, least = ("3", 0.5) if script is llama_65b else ("2", 0.4)
+    command(script, ["--epochs", passes, "--out", str(tmp_path / "run")])
     done = records(tmp_path / "run")
-    assert done["result"]["n"] == 300 and done["result"]["execution_accuracy"] >= 0.5
+    assert done["result"]["n"] == 300 and done["result"]["execution_accuracy"] >= least
 
 
 # ---------------------------------------------------------------------------------------------------- stored models

@@ -204,6 +204,7 @@ def test_a_warning_is_printed_and_kept(run, script, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", ["flan_t5_base", "llama_65b"], indirect=True)
 def test_a_pipeline_that_learns_says_so(run, script, capsys):
     done = run(script, "--overfit", "32")
     assert "the pipeline can learn: " in capsys.readouterr().out

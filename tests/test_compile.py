@@ -1,0 +1,104 @@
+"""--compile: layers run compiled in training and in training alone, with the losses of layers that are not."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+import flan_t5_base
+import gpt_neox_20b
+import llama_65b
+import T5_3B
+from data import spider
+
+FEW = ("--max_updates", "3", "--batch_size", "4", "--eval_examples", "2", "--max_output_tokens", "4", "--save_every", "-1")
+SCRIPTS = {T5_3B: 4, flan_t5_base: 4, gpt_neox_20b: 4, llama_65b: 4}  # layers of the tiny model
+
+
+@pytest.fixture(params=SCRIPTS, ids=lambda script: script.SCRIPT)
+def script(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A little of the sample, since the whole takes longer to encode than to train on."""
+    real = spider.load
+
+    def load(*directory, **options) -> spider.Benchmark:
+        benchmark = real(*directory, **options)
+        return replace(benchmark, splits={split: examples[:96] for split, examples in benchmark.splits.items()})
+
+    monkeypatch.setattr(spider, "load", load)
+    torch.set_num_threads(1)  # so little work that threads only wait for each other
+    yield
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def layers(monkeypatch):
+    """What happens to layers that are compiled, by a backend that runs the graphs it is given as they are."""
+    seen = dict(layers=[], graphs=0, calls=[])
+    runs = 0
+
+    def backend(graph, inputs):
+        seen["graphs"] += 1
+
+        def run(*values):
+            nonlocal runs
+            runs += 1
+            return graph.forward(*values)
+
+        return run
+
+    real = torch.nn.Module.compile
+
+    def compile(self, **options):
+        real(self, backend=backend, **options)
+        number = len(seen["layers"])
+        seen["layers"].append(self)
+        compiled = self._compiled_call_impl
+
+        def call(*values, **named):
+            before = runs, seen["graphs"]
+            width = next(value for value in (*values, *named.values()) if torch.is_tensor(value)).shape[1]
+            try:
+                return compiled(*values, **named)
+            finally:  # activations are recomputed only as far as they are needed: an exception ends it
+                after = dict(runs=runs - before[0], graphs=seen["graphs"] - before[1])
+                seen["calls"].append(dict(layer=number, training=self.training, width=width, **after))
+
+        self._compiled_call_impl = call
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest would keep it, and take minutes
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    yield seen
+    torch._dynamo.reset()
+
+
+def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, run, layers):
+    count = SCRIPTS[script]
+    options = (*FEW, "--eval_every", "1")
+    plain = run(script, *options, out="plain")
+    assert not layers["layers"] and not layers["calls"]
+    for name, more in dict(compiled=[], recomputed=["--gradient_checkpointing"]).items():
+        torch._dynamo.reset()
+        layers.update(layers=[], calls=[], graphs=0)
+        compiled = run(script, *options, "--compile", *more, out=name)
+        assert len(compiled["losses"]) == 3 and compiled["losses"] == pytest.approx(plain["losses"], rel=1e-4)
+        assert [row["predicted"] for row in compiled["predictions"]] == [row["predicted"] for row in plain["predictions"]]
+        assert len(layers["layers"]) == count
+        training, evaluation = ([call for call in layers["calls"] if call["training"] == which] for which in (True, False))
+        # in each update each layer: dynamo takes the recomputation into the graph
+        assert [call["layer"] for call in training] == 3 * list(range(count))
+        eager = {call["layer"] for call in training if not call["runs"]}
+        # the first decoder layer of T5 sets requires_grad of a tensor, which dynamo does not within a recomputation
+        assert eager == ({count // 2} if more and hasattr(layers["layers"][0], "is_decoder") else set())
+        # evaluations before, between and after updates run the same layers as they are
+        assert len(evaluation) >= 4 * count
+        assert not any(call["runs"] or call["graphs"] for call in evaluation)
+        # once for all layers of a kind, not once a layer and batch
+        assert len({call["width"] for call in training}) >= 3
+        assert layers["graphs"] <= 4 and not any(call["graphs"] for call in training[2 * count :])

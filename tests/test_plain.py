@@ -1,0 +1,240 @@
+"""SQL in one spelling: what it looks like, that it means the same, and where it is used."""
+
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+from test_prompt import make_schema
+
+from data import sample, spider
+from data.plain import plain
+from data.prompt import target
+from data.score import score, totals
+
+CREATE = """
+CREATE TABLE Pets (id, Name, kind, oid, Count, "Full Name");
+CREATE TABLE owner (id, name, Town, "end");
+CREATE TABLE cast (aid, role);
+INSERT INTO Pets VALUES (1, 'Rex', 'dog', 1, 5, 'a'), (2, 'Tom', 'cat', 1, 2, 'b'), (3, 'say "hi"', 'dog', 2, 1, 'c'),
+    (4, 'O''Neil', 'bird', 2, 9, 'd');
+INSERT INTO owner VALUES (1, 'Ann', 'Rome', 7), (2, 'Bob', 'Oslo', 8), (3, 'Cy', 'Rome', 9);
+INSERT INTO cast VALUES (1, 'hero'), (2, 'fool');
+"""
+TABLES = {
+    "Pets": ["id", "Name", "kind", "oid", "Count", "Full Name"],
+    "owner": ["id", "name", "Town", "end"],
+    "cast": ["aid", "role"],
+}
+SHOP = make_schema(TABLES, [], [])
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The rows of a statement, or what SQLite says to it."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(CREATE)
+
+        def run(sql: str) -> list | str:
+            try:
+                return connection.execute(sql).fetchall()
+            except sqlite3.Error as error:
+                return str(error)
+
+        yield run
+
+
+SPELLED = {
+    "select NAME from PETS": "SELECT Name FROM Pets",
+    "select t1.NAME from PETS as t1 where T1.kind = 'dog'": "SELECT Pets.Name FROM Pets WHERE Pets.kind = 'dog'",
+    "SELECT T1.name , T2.NAME FROM pets AS T1 JOIN OWNER AS T2 ON T1.oid = T2.id": (
+        "SELECT Pets.Name , owner.name FROM Pets JOIN owner ON Pets.oid = owner.id"  # each as its own table writes it
+    ),
+    "SELECT T1 . name FROM pets AS T1": "SELECT Pets . Name FROM Pets",
+    "SELECT T1.* FROM pets AS T1 , owner AS T2": "SELECT Pets.* FROM Pets , owner",
+    "SELECT a.name FROM pets AS a JOIN owner AS T2 ON a.oid = T2.id": (
+        "SELECT a.Name FROM Pets AS a JOIN owner ON a.oid = owner.id"  # a name that somebody chose
+    ),
+    # a table joined with itself
+    "SELECT T2.name FROM pets AS T1 JOIN pets AS T2 ON T1.id = T2.oid": (
+        "SELECT T2.Name FROM Pets AS T1 JOIN Pets AS T2 ON T1.id = T2.oid"
+    ),
+    # SELECTs within SELECTs
+    "SELECT T1.name FROM pets AS T1 WHERE T1.count = (SELECT max(T1.count) FROM pets AS T1)": (
+        "SELECT Pets.Name FROM Pets WHERE Pets.Count = (SELECT MAX(Pets.Count) FROM Pets)"
+    ),
+    "SELECT T1.name FROM pets AS T1 WHERE T1.count = (SELECT max(count) FROM pets) AND T1.id = 4": (
+        "SELECT Pets.Name FROM Pets WHERE Pets.Count = (SELECT MAX(Count) FROM Pets) AND Pets.id = 4"
+    ),
+    'SELECT name FROM pets WHERE oid NOT IN (SELECT T1.id FROM owner AS T1 WHERE T1.town = "Rome")': (
+        "SELECT Name FROM Pets WHERE oid NOT IN (SELECT owner.id FROM owner WHERE owner.Town = 'Rome')"
+    ),
+    "SELECT T1.name FROM pets AS T1 WHERE EXISTS (SELECT 1 FROM owner AS T2 WHERE T2.id = T1.oid)": (
+        "SELECT Pets.Name FROM Pets WHERE EXISTS (SELECT 1 FROM owner WHERE owner.id = Pets.oid)"
+    ),
+    "SELECT T1.name FROM pets AS T1 WHERE T1.count > (SELECT avg(T2.count) FROM pets AS T2 WHERE T2.kind = T1.kind)": (
+        "SELECT T1.Name FROM Pets AS T1 WHERE T1.Count > (SELECT AVG(T2.Count) FROM Pets AS T2 WHERE T2.kind = T1.kind)"
+    ),
+    # statements side by side name their tables anew
+    "SELECT T1.name FROM pets AS T1 EXCEPT SELECT T1.name FROM owner AS T1 ORDER BY T1.name": (
+        "SELECT Pets.Name FROM Pets EXCEPT SELECT owner.name FROM owner ORDER BY owner.name"
+    ),
+    "SELECT T1.id FROM pets AS T1 UNION SELECT T2.id FROM pets AS T1 JOIN owner AS T2 ON T1.oid = T2.id": (
+        "SELECT Pets.id FROM Pets UNION SELECT owner.id FROM Pets JOIN owner ON Pets.oid = owner.id"
+    ),
+    # what a subquery is called
+    "SELECT T1.name FROM (SELECT name , id FROM pets) AS T1 JOIN owner AS T2 ON T1.id = T2.id": (
+        "SELECT T1.Name FROM (SELECT Name , id FROM Pets) AS T1 JOIN owner ON T1.id = owner.id"
+    ),
+    "SELECT count(*) FROM (SELECT T1.oid FROM pets AS T1 GROUP BY T1.oid)": (
+        "SELECT COUNT(*) FROM (SELECT Pets.oid FROM Pets GROUP BY Pets.oid)"
+    ),
+    # what a column is called
+    "SELECT kind , count(*) AS number FROM pets GROUP BY kind ORDER BY number": (
+        "SELECT kind , COUNT(*) AS number FROM Pets GROUP BY kind ORDER BY number"
+    ),
+    "SELECT count(*) AS T1 FROM pets": "SELECT COUNT(*) AS T1 FROM Pets",
+    # quotes
+    'SELECT id FROM pets WHERE name = "O\'Neil"': "SELECT id FROM Pets WHERE Name = 'O''Neil'",
+    "SELECT id FROM pets WHERE name = 'O''Neil'": "SELECT id FROM Pets WHERE Name = 'O''Neil'",
+    'SELECT "full name" FROM pets WHERE kind = "dog"': "SELECT \"full name\" FROM Pets WHERE kind = 'dog'",
+    'SELECT "pets"."name" FROM "pets"': 'SELECT "pets"."name" FROM "pets"',
+    "SELECT `name` , T1.`kind` FROM `pets` AS T1": "SELECT `name` , `pets`.`kind` FROM `pets`",
+    "SELECT id FROM pets WHERE kind = 'select T1.NAME as t1 (' AND name = \"from PETS\"": (
+        "SELECT id FROM Pets WHERE kind = 'select T1.NAME as t1 (' AND Name = 'from PETS'"
+    ),
+    # keywords that are columns, and functions that are not
+    "select count , END from pets join owner on pets.oid = owner.id where count > 1": (
+        "SELECT COUNT , end FROM Pets JOIN owner ON Pets.oid = owner.id WHERE COUNT > 1"
+    ),
+    "select pets.COUNT , count ( count ) from pets": "SELECT Pets.Count , COUNT ( Count ) FROM Pets",
+    "select case when id = 1 then 'one' else name end from pets": (
+        "SELECT CASE WHEN id = 1 THEN 'one' ELSE Name END FROM Pets"
+    ),
+    # numbers, operators, other names
+    "SELECT id FROM pets WHERE id > 1.5e0 AND id != -2": "SELECT id FROM Pets WHERE id > 1.5e0 AND id != -2",
+    "SELECT Nothing.Here FROM Elsewhere": "SELECT Nothing.Here FROM Elsewhere",
+    "select coalesce(name, 'x') from pets limit 1": "SELECT coalesce(Name, 'x') FROM Pets LIMIT 1",
+    "  select\tname \n FROM pets ": "  SELECT\tName \n FROM Pets ",
+    "": "",
+    "Sorry , T1.": "Sorry , T1.",
+}
+
+
+@pytest.mark.parametrize(("sql", "expected"), SPELLED.items())
+def test_how_it_is_spelled(rows, sql, expected):
+    assert plain(sql, SHOP) == expected
+    assert plain(expected, SHOP) == expected
+    if "no such" not in str(rows(sql)) and "syntax" not in str(rows(sql)):
+        assert rows(expected) == rows(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        # a table that stands there twice, once without an alias
+        "SELECT T1.name FROM pets AS T1 JOIN pets ON T1.id = pets.oid",
+        "SELECT T1.name FROM pets AS T1 , pets WHERE T1.id = pets.oid",
+        "SELECT T1.name FROM pets AS T1 JOIN pets T2 ON T1.id = T2.oid",
+        "SELECT T1.name FROM pets AS T1 WHERE T1.count > (SELECT avg(count) FROM pets WHERE pets.kind = T1.kind)",
+        "SELECT name FROM pets WHERE count >= (SELECT max(T1.count) FROM pets AS T1 WHERE T1.kind = pets.kind)",
+        # a table hidden by one in between
+        "SELECT T1.name FROM pets AS T1 WHERE T1.id IN (SELECT T2.id FROM pets AS T2 WHERE EXISTS "
+        "(SELECT 1 FROM owner AS T3 WHERE T3.id = T1.oid AND T2.id = 4))",
+        # an alias that means something else within
+        "SELECT T1.name FROM pets AS T1 WHERE NOT EXISTS (SELECT 1 FROM owner T1 WHERE T1.id = 4)",
+        "SELECT T1.name FROM pets AS T1 WHERE T1.id IN (SELECT T1.id FROM (SELECT id FROM owner WHERE id > 2) AS T1)",
+        "SELECT T1.name FROM pets AS T1 WHERE T1.id IN (SELECT T1.id FROM (SELECT id FROM owner WHERE id > 2) T1)",
+        "SELECT T1.id , (SELECT count(*) FROM owner AS T1 WHERE T1.id = 1) FROM pets AS T1 ORDER BY (SELECT T1.name)",
+        # another table bears its name
+        "SELECT T2.name FROM owner AS pets JOIN pets AS T2 ON pets.id = T2.oid",
+        "WITH T1 AS (SELECT * FROM owner) SELECT T1.name FROM pets AS T2 JOIN T1 ON T1.id = T2.oid",
+        # a column's alias
+        "SELECT name AS T1 FROM pets ORDER BY T1",
+        "SELECT max(T3) FROM (SELECT id AS T3 FROM pets)",
+        'SELECT kind , count(*) AS "n" FROM pets GROUP BY kind ORDER BY "n" DESC , kind',
+        'SELECT * FROM (SELECT T1.name AS "who" FROM pets AS T1) WHERE "who" = \'Rex\'',
+        # quotes
+        'SELECT id FROM pets WHERE name = "say ""hi"""',
+        'SELECT T1.name FROM [pets] AS T1 JOIN owner AS T2 ON T1.oid = T2.id WHERE T2.town = "Rome"',
+        "SELECT T1.name FROM 'pets' AS T1 JOIN \"owner\" AS T2 ON T1.oid = T2.id",
+        'SELECT "a".name FROM pets AS "a" WHERE "a".id = 1',
+        "SELECT T1.name FROM main.pets AS T1",
+        # `cast.role` is no SQL
+        "SELECT T2.role , T1.name FROM owner AS T1 JOIN CAST AS T2 ON T1.id = T2.aid",
+        "SELECT T1.name FROM (pets AS T1 JOIN owner AS T2 ON T1.oid = T2.id) WHERE T2.name = 'Ann'",
+        "SELECT T1.name FROM pets AS T1 NATURAL JOIN owner AS T2",
+        "SELECT T1.name FROM pets T1 JOIN owner AS T2 ON T1.oid = T2.id",
+    ],
+)
+def test_it_means_the_same(rows, sql):
+    written = plain(sql, SHOP)
+    assert isinstance(rows(sql), list)
+    assert rows(written) == rows(sql)
+    assert plain(written, SHOP) == written
+
+
+@pytest.mark.parametrize("quote", ["'", '"', "`"])
+def test_a_quote_that_is_not_closed_leaves_a_statement_as_it_is(quote):
+    sql = f"select t1.NAME from pets as t1 where kind = {quote}dog or name = 3"
+    assert plain(sql, SHOP) == sql
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["(", ")", "'", '"', "`", "[", "'\"", "''a", '""a', "AS T1 ", "pets AS T1 ", "FROM pets AS T1 ", "T1.name ", "(SELECT ",
+     "(SELECT T1.id FROM ", "(SELECT T1.id FROM pets AS T1 ", " ", "\\", "é", "., "],
+)  # fmt: skip
+def test_hostile_text_takes_linear_time(part):
+    began = time.perf_counter()
+    plain("SELECT name FROM pets WHERE " + part * 20_000, SHOP)
+    assert time.perf_counter() - began < 2
+
+
+def test_many_aliases_take_linear_time():
+    tables = " , ".join(f"a{i} AS T{i}" for i in range(10_000))
+    began = time.perf_counter()
+    plain(f"SELECT T1.x FROM {tables}", SHOP)
+    assert time.perf_counter() - began < 2
+
+
+# ------------------------------------------------------------------------------------------------------- the sample
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return spider.load(sample.build())
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_the_samples_answers_stay_right(benchmark, split):
+    different = list({(example.db_id, example.sql): example for example in benchmark.splits[split]}.values())[:1500]
+    written = [plain(target(example.sql), benchmark.schemas[example.db_id]) for example in different]
+    assert sum(sql != example.sql for sql, example in zip(written, different)) > 0.1 * len(different)
+    assert not any("T1" in sql for sql in written if len(set(sql.split()) & {"T1", "T2"}) < 2)
+    assert written == [plain(sql, benchmark.schemas[example.db_id]) for sql, example in zip(written, different)]
+    figures = totals(score(benchmark, split, written, different, keep_distinct=True))
+    assert (figures["n"], figures["execution_accuracy"], figures["exact_match"]) == (len(different), 1.0, 1.0)
+
+
+def test_training_answers_alone_are_spelled_anew(benchmark):
+    written = spider.load(sample.build(), plain_sql=True)
+    assert written.splits["dev"] == benchmark.splits["dev"]
+    changed = 0
+    for old, new in zip(benchmark.splits["train"], written.splits["train"], strict=True):
+        assert new.sql == plain(target(old.sql), benchmark.schemas[old.db_id])
+        assert (new.index, new.db_id, new.question) == (old.index, old.db_id, old.question)
+        changed += new.sql != old.sql
+    assert changed > 1000 and written.summary()["sha256"] != benchmark.summary()["sha256"]
+
+
+def test_what_is_overfit_is_scored_against_the_answers_as_they_are():
+    few, written = (spider.load(sample.build(), overfit=64, plain_sql=option) for option in (False, True))
+    assert written.splits["dev"] == few.splits["dev"] == few.splits["train"]
+    assert [example.question for example in written.splits["train"]] == [example.question for example in few.splits["dev"]]
+    spelled = [plain(target(example.sql), few.schemas[example.db_id]) for example in few.splits["train"]]
+    assert [example.sql for example in written.splits["train"]] == spelled != [example.sql for example in few.splits["dev"]]
+
+
+def test_a_split_without_training_answers_stays(benchmark):
+    assert spider.load(sample.build(), ("dev",), plain_sql=True).splits["dev"] == benchmark.splits["dev"]
