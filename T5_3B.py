@@ -65,7 +65,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
-    vary_schema: float = 0.0  # share of what a question does not need that may be left out, anew each epoch; 0.4 is a good one
+    vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
@@ -83,7 +83,7 @@ class Args:
     max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
     num_beams: int = 1  # 1: greedy
     gradient_checkpointing: bool = False  # recompute activations: less memory, slower
-    compile: bool = False  # compile the layers for training: a minute or two at its start, then faster
+    compile: bool = False  # compile the layers for training: fewer launches, after a minute or two at a run's start; needs gcc
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -495,7 +495,9 @@ def main() -> None:
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
 
-    variants, questions = args.epochs if args.vary_schema else 1, len(benchmark.splits["train"])
+    questions, per_update = len(benchmark.splits["train"]), args.batch_size * args.grad_accum * ranks
+    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-questions // per_update)
+    variants = max(1, -(-total // -(-questions // per_update))) if args.vary_schema else 1  # epochs that are begun
     asked = vary(benchmark, args.vary_schema, variants, args.seed)
     with accelerator.main_process_first():
         train, dev = (encoded(asked.splits[split], asked.schemas, encode, tokenizer, args.max_input_tokens)
@@ -503,12 +505,11 @@ def main() -> None:
     count = min(args.eval_examples or len(dev), len(dev))
     dev = dev.select([i * len(dev) // count for i in range(count)])
     inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
-    per_update = args.batch_size * args.grad_accum * ranks
     line, padding = describe(inputs[:questions], answers[:questions], per_update, args.batch_size, args.seed)
     shortened = sum(train["shortened"][:questions])
     folder.health(0, f"{questions:,} training examples, {shortened} with a shortened schema | {line}\n"
                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}",
-                  health(train, tokenizer, inputs, padding))  # fmt: skip
+                  health(train.select(range(questions)), tokenizer, inputs[:questions], padding))  # fmt: skip
 
     set_seed(args.seed)  # the same weights on every rank
     model = load_model(args, base, config, tokenizer, device)
@@ -525,7 +526,6 @@ def main() -> None:
     chosen = DummyOptim if zero2 and "optimizer" in zero2 else adamw if zero2 or args.optimizer == "adamw" else adafactor
     model, optimizer = accelerator.prepare(model, chosen(trainable, lr=args.learning_rate))
 
-    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-questions // per_update)
     state = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
     if args.resume:
         recover(folder.path / "last")

@@ -72,9 +72,9 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
-    vary_schema: float = 0.0  # share of what a question does not need that may be left out, anew each epoch; 0.4 is a good one
+    vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
-    share_schema: bool = False  # schema first, once for its questions in a batch: 40 % of the tokens at 4, 25 % at 128; kept
+    share_schema: bool = False  # schema first, once for a batch: a quarter of the tokens in updates of 128; kept
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
@@ -94,7 +94,7 @@ class Args:
     lora_dropout: float = 0.05  # on the input of the LoRA layers
     lora_targets: str = "q_proj,v_proj"  # the published table's; or all-linear
     gradient_checkpointing: bool = True  # recompute activations: less memory, slower
-    compile: bool = False  # compile the layers for training: a minute or two at its start, then faster
+    compile: bool = False  # compile the layers, and LoRA in bf16: faster with --no-gradient_checkpointing; needs gcc
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -730,7 +730,9 @@ def main() -> None:
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
 
-    variants, questions = args.epochs if args.vary_schema else 1, len(benchmark.splits["train"])
+    questions, per_update = len(benchmark.splits["train"]), args.batch_size * args.grad_accum * ranks
+    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-questions // per_update)
+    variants = max(1, -(-total // -(-questions // per_update))) if args.vary_schema else 1  # epochs that are begun
     asked = vary(benchmark, args.vary_schema, variants, args.seed)
     with accelerator.main_process_first():
         train, dev = (encoded(asked.splits[split], asked.schemas, encode, tokenizer, args.max_input_tokens,
@@ -740,12 +742,11 @@ def main() -> None:
     inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
     lengths, shared = [sum(pair) for pair in zip(inputs, answers)], train["shared"][:]
     schemas = list(zip(train["db_id"], shared)) if base["share_schema"] else None
-    per_update = args.batch_size * args.grad_accum * ranks
     line, padding = describe(inputs[:questions], answers[:questions], per_update, args.batch_size, args.seed, True, schemas)
     shortened = sum(train["shortened"][:questions])
     folder.health(0, f"{questions:,} training examples, {shortened} with a shortened schema | {line}\n"
                      f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}",
-                  health(train, tokenizer, inputs, padding))  # fmt: skip
+                  health(train.select(range(questions)), tokenizer, inputs[:questions], padding))  # fmt: skip
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
@@ -763,7 +764,6 @@ def main() -> None:
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
-    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-questions // per_update)
     state = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
     if args.resume:
         recover(folder.path / "last")

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 
 TOGETHER = 8  # questions of one schema that stand side by side where they share it: 16 schemas in an update of 128
-WINDOW = 128  # updates whose examples are sorted together by their prompts
 ROW = 2048  # tokens of a row of shared schemas: of longer ones too much is spent on what questions may not attend to
+WINDOW = 128  # updates whose examples are sorted together by their prompts
 GROUP = 4  # of these, neighbours that are sorted together by their answers: under 10 % padding on Spider
 
 

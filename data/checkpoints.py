@@ -98,11 +98,16 @@ def base_of(options: dict, script: str) -> dict:
     """What is trained: --model and its size, or what the checkpoint that --model names was trained from.
 
     Raises UserError for another script's checkpoint, for one that is not whole, and where --tiny or --random_weights
-    differ from the checkpoint's.
+    differ from the checkpoint's, or what it keeps excludes another option.
     """
     checkpoint = checkpoint_of(options["model"])
-    if checkpoint is None:
-        return {name: options.get(name, False) for name in KEPT}
+    base = {name: options.get(name, False) for name in KEPT} if checkpoint is None else _base_kept(options, script, checkpoint)
+    if options.get("vary_schema") and base["share_schema"]:
+        raise UserError("--vary_schema gives each question a schema of its own, that no other shares: leave --share_schema out")
+    return base
+
+
+def _base_kept(options: dict, script: str, checkpoint: Path) -> dict:
     base = dict.fromkeys(LATER, False) | unseal(checkpoint, script, "name another --model")["base"]
     for flag in ("tiny", "random_weights"):
         if base[flag] != options[flag]:

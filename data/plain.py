@@ -32,13 +32,14 @@ def plain(sql: str, schema: Schema) -> str:
     columns = {name.lower(): name for _, name in reversed(schema.columns)}
     of = {(schema.tables[table].lower(), name.lower()): name for table, name in schema.columns if table >= 0}
     words = [piece for piece in pieces if not piece.isspace()]
-    known = {behind.lower() for word, behind in zip(words, words[1:]) if word.lower() == "as"}
+    names = columns.keys() | tables.keys() | {"rowid", "oid", "_rowid_"} | {word.lower() for word in words if word[0] != '"'}
+    names |= {_bare(behind) for word, behind in zip(words, words[1:]) if word.lower() == "as"}
     spelled, place = [], -1
     for piece in pieces:
         place += not piece.isspace()
         before, behind = (words[i] if 0 <= i < len(words) else "" for i in (place - 1, place + 1))
         low = piece.lower()
-        if piece[0] == '"' and low not in known and piece[1:-1].lower() not in columns.keys() | tables.keys():
+        if piece[0] == '"' and low[1:-1] not in names and "." not in (before, behind):
             piece = "'" + piece[1:-1].replace('""', '"').replace("'", "''") + "'"
         elif before == ".":
             piece = of.get((words[place - 2].lower(), low), columns.get(low, piece))
@@ -72,9 +73,9 @@ def _without_aliases(pieces: list[str]) -> list[str]:
         if behind == "as" and ALIAS.fullmatch(alias) and table not in KEYWORDS | {")"}:  # `cast.id` is no SQL
             kept = pieces[words[place]]
             gone.update(range(words[place] + 1, words[place + 2] + 1))
-        if (scope[place], name) in old:
+        if (scope[place], _bare(name)) in old:
             return pieces
-        old[scope[place], name] = kept
+        old[scope[place], _bare(name)] = kept
     new = {(select, _bare(kept)) for (select, _), kept in old.items()}
     if len(new) < len(old):
         return pieces
@@ -94,14 +95,18 @@ def _without_aliases(pieces: list[str]) -> list[str]:
         return find
 
     find_old, find_new = finder(old), finder(new)
+    renamed = {name for (_, name), kept in old.items() if _bare(kept) != name}
     written = list(pieces)
     for place, i in enumerate(words):
         if lower[place + 1] == "." and i not in gone:
-            select = find_old(scope[place], lower[place])
-            kept = lower[place] if select is None else old[select, lower[place]]
+            name = _bare(lower[place])
+            select = find_old(scope[place], name)
+            if select is None and name in renamed:  # of another part of a UNION, say
+                return pieces
+            kept = name if select is None else old[select, name]
             if find_new(scope[place], _bare(kept)) != select:
                 return pieces
-            if kept.lower() != lower[place]:
+            if kept.lower() != name:
                 written[i] = kept
     return [piece for i, piece in enumerate(written) if i not in gone]
 

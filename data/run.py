@@ -13,6 +13,7 @@ report.html        every prediction beside its gold (`data.page`)
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -285,8 +286,8 @@ def check_options(options: dict) -> None:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
     if options.get("overfit") and options.get("resume"):
         raise UserError("--overfit keeps no checkpoint to go on from: start it without --resume")
-    if options.get("vary_schema") and options.get("share_schema"):
-        raise UserError("--vary_schema gives each question a schema of its own, that no other shares: leave --share_schema out")
+    if options.get("compile") and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        raise UserError("--compile needs a C compiler, and none is found: install gcc and g++, or leave it out")
     question = options.get("ask")
     if question is not None and not options["db"]:
         raise UserError("--ask needs a database: name a SQLite file with --db FILE")

@@ -194,6 +194,7 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
         name = entry.get("db_id", f"number {position}")
         raise UserError(f"{path}: the entry {name} {what}: download the file again") from None
     inside = columns[:1] == ((-1, "*"),) and all(0 <= table < len(tables) for table, _ in columns[1:])
+    inside = inside and len(schema.column_types) == len(columns)
     keys = [*schema.primary_keys, *(column for pair in schema.foreign_keys for column in pair)]
     if not inside or not all(0 < column < len(columns) for column in keys):
         raise UserError(f"{path}: the entry {schema.db_id} refers to a table or column it lacks: download it again")

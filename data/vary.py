@@ -1,7 +1,7 @@
 """Another part of the schema each time a question is asked, so that a model learns to read schemas and not to know them.
 
-Spider's training questions are about 140 databases, each of which a model meets some 50 times an epoch in the same words, and
-dev's are about 20 others.
+Spider's training questions ask 140 databases, each of which a model meets some 50 times an epoch in the same words; its dev
+questions ask 20 others.
 """
 
 import random

@@ -11,6 +11,8 @@ import gpt_neox_20b
 import llama_65b
 import T5_3B
 from data import spider
+from data.errors import UserError
+from data.run import check_options
 
 FEW = ("--max_updates", "3", "--batch_size", "4", "--eval_examples", "2", "--max_output_tokens", "4", "--save_every", "-1")
 SCRIPTS = {T5_3B: 4, flan_t5_base: 4, gpt_neox_20b: 4, llama_65b: 4}  # layers of the tiny model
@@ -102,3 +104,13 @@ def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, r
         # once for all layers of a kind, not once a layer and batch
         assert len({call["width"] for call in training}) >= 3
         assert layers["graphs"] <= 4 and not any(call["graphs"] for call in training[2 * count :])
+
+
+def test_no_compiler_is_said_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(UserError, match="--compile needs a C compiler, and none is found: install gcc and g"):
+        check_options(dict(tiny=True, random_weights=False, compile=True))
+    check_options(dict(tiny=True, random_weights=False, compile=False))
+    (tmp_path / "gcc").touch(mode=0o755)
+    check_options(dict(tiny=True, random_weights=False, compile=True))

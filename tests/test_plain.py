@@ -154,7 +154,13 @@ def test_how_it_is_spelled(rows, sql, expected):
         "SELECT max(T3) FROM (SELECT id AS T3 FROM pets)",
         'SELECT kind , count(*) AS "n" FROM pets GROUP BY kind ORDER BY "n" DESC , kind',
         'SELECT * FROM (SELECT T1.name AS "who" FROM pets AS T1) WHERE "who" = \'Rex\'',
+        'SELECT kind , count(*) AS n FROM pets GROUP BY kind ORDER BY "n" DESC , kind',
+        'SELECT kind , count(*) n FROM pets GROUP BY kind ORDER BY "n" DESC , kind',
+        "SELECT T1.id FROM pets AS T1 UNION SELECT T2.id FROM owner AS T2 ORDER BY T1.id",
         # quotes
+        "SELECT `T1`.`name` FROM pets AS T1",
+        "SELECT [T1].name FROM pets AS T1 WHERE \"T1\".kind = 'dog'",
+        'SELECT name FROM pets WHERE "rowid" = 1',
         'SELECT id FROM pets WHERE name = "say ""hi"""',
         'SELECT T1.name FROM [pets] AS T1 JOIN owner AS T2 ON T1.oid = T2.id WHERE T2.town = "Rome"',
         "SELECT T1.name FROM 'pets' AS T1 JOIN \"owner\" AS T2 ON T1.oid = T2.id",

@@ -220,6 +220,7 @@ def test_an_example_of_an_unknown_database(spider):
         ({"table_names_original": 1}, "is malformed"),
         ({"table_names_original": ["\ud800"]}, "is malformed"),
         ({"column_types": None}, "is malformed"),
+        ({"column_types": ["text"]}, "refers to a table or column it lacks"),
     ],
 )
 def test_a_schema_that_contradicts_itself_or_is_malformed(spider, change, what):

@@ -173,8 +173,8 @@ def published(records: dict[str, dict]) -> str:
 
 def beside_stock(records: dict[str, dict], stock: dict[str, dict]) -> str:
     """What each run does beside the stock recipe of its model, in Markdown."""
-    head = ("run", "GPU", "batch", "examples/s, training", "times stock", "real tokens/s", "utilisation", "peak GiB, training",
-            "examples/s, evaluation", "times stock")  # fmt: skip
+    head = ("run", "GPU", "batch", "examples/s, training", "times stock", "tokens an example", "real tokens/s", "utilisation",
+            "peak GiB, training", "examples/s, evaluation", "times stock")  # fmt: skip
     lines = [markdown(head), "|---" * len(head) + "|"]
     for script in SCRIPTS:
         train, answers = (stock.get(f"{script}-stock", {}).get(part, {}) for part in ("train", "eval"))
@@ -195,10 +195,12 @@ def beside_stock(records: dict[str, dict], stock: dict[str, dict]) -> str:
 
 
 def speeds(record: dict, stock: dict) -> list[str | None]:
-    """The cells of a training: examples a second, times stock, tokens a second, utilisation, GiB."""
+    """The cells of a training: examples a second, times stock, tokens an example and a second, utilisation, GiB."""
     own, other = record.get("examples_per_second"), stock.get("examples_per_second")
     memory = record.get("train_peak_memory_gib", record.get("peak_memory_gib"))
-    return [number(own, "{:.3g}"), f"{own / other:.2f}" if own and other else None,
+    size = record.get("examples_an_update", record.get("batch"))
+    length = statistics.fmean(record["update_tokens"]) / size if record else None
+    return [number(own, "{:.3g}"), f"{own / other:.2f}" if own and other else None, number(length, "{:.0f}"),
             number(record.get("tokens_per_second"), "{:,.0f}"), number(record.get("utilisation"), "{:.0%}"),
             number(memory, "{:.1f}")]  # fmt: skip
 
