@@ -214,7 +214,7 @@ def test_micro_batches_divide_an_update_into_about_as_many_tokens(micro, grad_ac
 
 
 def test_what_is_heavy_is_spread():
-    assert balanced([5, 9, 1, 4], 2) == [[1], [0, 3, 2]] and balanced([], 2) == [[], []] and balanced([3], 2) == [[0], []]
+    assert balanced([5, 9, 1, 4], 2) == [[1, 2], [0, 3]] and balanced([], 2) == [[], []] and balanced([3], 2) == [[0], []]
 
 
 def test_rows_hold_everything_and_are_about_as_long(monkeypatch):
