@@ -438,7 +438,9 @@ class AnswerLoss(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids=None, segments=None) -> torch.Tensor:
         causal = self.model.get_base_model()
-        mask = None if segments is None else visible(segments)
+        mask = segments
+        if segments is not None:  # to be added to the scores, else each layer makes one of its own from it and keeps that
+            mask = torch.where(visible(segments), 0.0, -torch.inf).to(quantization().bnb_4bit_compute_dtype)
         inputs = dict(input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
         hidden = causal.base_model(**inputs, use_cache=False).last_hidden_state
         following = labels[:, 1:].to(hidden.device)

@@ -1,11 +1,11 @@
 """The order in which examples are seen: shuffled, grouped by length, the same on every machine for a seed and an epoch."""
 
 import random
-from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 
 TOGETHER = 8  # questions of one schema that stand side by side where they share it: 16 schemas in an update of 128
-ROW = 2048  # tokens of a row of shared schemas: of longer ones too much is spent on what questions may not attend to
+LONGEST = 2304  # tokens of them with their schema, or of one with a longer schema: what a forward pass has to have memory for
+ATTENTION = 12_000  # tokens of a row at which its dense attention costs as much as all else (LLaMA-65B on an H100)
 WINDOW = 128  # updates whose examples are sorted together by their prompts
 GROUP = 4  # of these, neighbours that are sorted together by their answers: under 10 % padding on Spider
 
@@ -25,13 +25,13 @@ def epoch_updates(
     from the beginning of the shuffled order, so that every one has its full size and every example is seen.
 
     Where examples share the schema that `schemas` holds for each (any name, and its tokens), up to TOGETHER of one schema stand
-    side by side instead, in updates that mix schemas.
+    side by side instead, in updates of many schemas, long and short ones in each, so that all need about as much memory.
     """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(prompts)))
     rng.shuffle(order)
     if schemas is not None:
-        order = _side_by_side(order, schemas, rng)
+        order = _side_by_side(order, prompts, schemas, -(-len(order) // examples_per_update), rng)
     while len(order) % examples_per_update:
         order += order[: examples_per_update - len(order) % examples_per_update]
     if schemas is not None:
@@ -48,14 +48,20 @@ def epoch_updates(
     return updates
 
 
-def _side_by_side(order: list[int], schemas: Sequence[Hashable], rng: random.Random) -> list[int]:
-    """`order` with runs of up to TOGETHER examples of one schema, in random order."""
-    own: dict[Hashable, list[int]] = defaultdict(list)
-    for index in order:
-        own[schemas[index]].append(index)
-    runs = [indices[i : i + TOGETHER] for indices in own.values() for i in range(0, len(indices), TOGETHER)]
-    rng.shuffle(runs)
-    return [index for run in runs for index in run]
+def _side_by_side(
+    order: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], updates: int, rng: random.Random
+) -> list[int]:
+    """`order` with runs of examples of one schema, long and short runs spread over so many updates."""
+    runs = _runs(order, lengths, schemas, TOGETHER)
+    runs.sort(key=lambda run: -sum(shared_tokens(run, lengths, schemas)))
+    runs += [[]] * (-len(runs) % updates)
+    dealt: list[list[int]] = [[] for _ in range(updates)]
+    for start in range(0, len(runs), updates):  # of runs about as long each update has one
+        alike = runs[start : start + updates]
+        rng.shuffle(alike)
+        for update, run in zip(dealt, alike):
+            update += run
+    return [index for update in dealt for index in update]
 
 
 def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[int]]:
@@ -64,6 +70,23 @@ def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[i
     for index in examples:
         own.setdefault(schemas[index], []).append(index)
     return list(own.values())
+
+
+def _runs(
+    examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], most: int
+) -> list[list[int]]:
+    """Examples by schema, in runs of up to `most` and of LONGEST tokens, or of one example."""
+    runs: list[list[int]] = []
+    for group in grouped(examples, schemas):
+        schema = schemas[group[0]][1]
+        tokens = LONGEST + 1
+        for index in group:
+            tokens += lengths[index] - schema
+            if tokens > LONGEST or len(runs[-1]) == most:
+                runs.append([])
+                tokens = lengths[index]
+            runs[-1].append(index)
+    return runs
 
 
 def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
@@ -78,9 +101,13 @@ def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
 
 
 def packed(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of `lengths` in rows of about the same sum, of about ROW tokens at most, or of the longest."""
-    rows = balanced(lengths, -(-sum(lengths) // max(ROW, max(lengths))))
-    return [row for row in rows if row]
+    """Indices of `lengths` in rows of about the same sum, in as many as cost least: few waste attention, many padding."""
+
+    def cost(rows: list[list[int]]) -> float:
+        longest = max(sum(lengths[index] for index in row) for row in rows)
+        return len(rows) * longest * (1 + longest / ATTENTION)
+
+    return min((balanced(lengths, count) for count in range(1, len(lengths) + 1)), key=cost)
 
 
 def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]]) -> list[int]:
@@ -99,7 +126,7 @@ def _split(
     if schemas is None:
         return [update[start : start + micro] for start in range(0, len(update), micro)]
     # no more than `micro` of a schema stay together: else there could be fewer groups than batches
-    groups = [group[i : i + micro] for group in grouped(update, schemas) for i in range(0, len(group), micro)]
+    groups = _runs(update, lengths, schemas, micro)
     tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
     return [[index for group in own for index in groups[group]] for own in balanced(tokens, len(update) // micro)]
 

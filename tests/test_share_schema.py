@@ -2,6 +2,7 @@
 
 import random
 import re
+import statistics
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
@@ -16,7 +17,7 @@ from test_decoder_only import command
 import gpt_neox_20b
 import llama_65b
 from data import batches, sample, spider
-from data.batches import ROW, TOGETHER, balanced, describe, epoch_updates, grouped, micro_batches, packed, shared_tokens
+from data.batches import LONGEST, TOGETHER, balanced, describe, epoch_updates, grouped, micro_batches, packed, shared_tokens
 from data.errors import UserError
 from data.prompt import CUE, question_first, schema_first
 from data.signals import Stop
@@ -59,7 +60,7 @@ def rows(script, tokenizer, benchmark) -> list[dict]:
 @pytest.fixture(autouse=True)
 def short_rows(monkeypatch):
     """Rows short enough for a batch of a few tokens to have several."""
-    monkeypatch.setattr(batches, "ROW", 8)
+    monkeypatch.setattr(batches, "ATTENTION", 1)
 
 
 def test_the_loss_and_its_gradient_are_those_of_each_question_alone(script, tokenizer, rows):
@@ -91,11 +92,11 @@ def test_a_question_sees_its_schema_and_itself_and_nothing_else(script):
     rows = [
         dict(input_ids=[1, 2, 3, 4], labels=[5], shared=2),
         dict(input_ids=[1, 2, 6], labels=[7, 8], shared=2),
-        dict(input_ids=[9, 3], labels=[5], shared=1),
+        dict(input_ids=[9, 3, 4, 6], labels=[5], shared=1),
     ]
     batch = script.collate(rows, 0)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8] + [0] * 8, [9, 3, 5] + [0] * 13]
-    assert batch["labels"].tolist() == [[-100] * 4 + [5, -100, 7, 8] + [-100] * 8, [-100, -100, 5] + [-100] * 13]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8] + [0] * 8, [9, 3, 4, 6, 5] + [0] * 11]
+    assert batch["labels"].tolist() == [[-100] * 4 + [5, -100, 7, 8] + [-100] * 8, [-100] * 4 + [5] + [-100] * 11]
     assert batch["position_ids"][0].tolist()[:8] == [0, 1, 2, 3, 4, 2, 3, 4]
     seen = script.visible(batch["segments"])
     assert seen.shape == (2, 1, 16, 16)
@@ -217,16 +218,30 @@ def test_what_is_heavy_is_spread():
     assert balanced([5, 9, 1, 4], 2) == [[1, 2], [0, 3]] and balanced([], 2) == [[], []] and balanced([3], 2) == [[0], []]
 
 
-def test_rows_hold_everything_and_are_about_as_long(monkeypatch):
-    monkeypatch.setattr(batches, "ROW", ROW)
+def test_rows_hold_everything_and_neither_pad_much_nor_attend_far(monkeypatch):
+    monkeypatch.setattr(batches, "ATTENTION", 12_000)
     rng = random.Random(0)
     for _ in range(200):
         lengths = [rng.randint(1, 1000) for _ in range(rng.randint(1, 40))]
         rows = packed(lengths)
         assert sorted(i for row in rows for i in row) == list(range(len(lengths))) and all(rows)
-        sums = [sum(lengths[i] for i in row) for row in rows]
-        assert max(sums) <= ROW + max(lengths) and len(rows) <= sum(lengths) // ROW + 1
-    assert packed([3 * ROW, 5, 5]) == [[0], [1, 2]]  # a schema that is longer stays whole
+        widest, whole = max(sum(lengths[i] for i in row) for row in rows), sum(lengths)
+        assert len(rows) * widest <= 1.2 * whole and (len(rows) == 1 or widest < 4096)
+    assert packed([6000, 5, 5]) == [[0, 1, 2]]  # short ones are not padded to a long one
+    assert packed([2000] * 4) == [[0], [1], [2], [3]]
+
+
+def test_updates_and_their_batches_take_about_as_much_memory():
+    """One schema is so long that few of its questions stand behind it; one is too long for any but one."""
+    rng = random.Random(0)
+    schemas = [
+        (number, (LONGEST - 150, LONGEST + 9, 900, 300, 200, 100)[min(5, number)]) for number in rng.choices(range(9), k=2000)
+    ]
+    lengths = [tokens + rng.randint(20, 60) for _, tokens in schemas]
+    updates = [all_of_it for _, all_of_it in micro_batches(lengths, 16, 8, 1, 0, 0, 0, 15, schemas=schemas)][::8]
+    tokens = [[sum(shared_tokens(batch, lengths, schemas)) for batch in update] for update in updates]
+    assert max(map(max, tokens)) <= 2 * statistics.fmean(map(statistics.fmean, tokens))
+    assert max(map(sum, tokens)) <= 1.2 * min(map(sum, tokens))
 
 
 def test_a_schema_counts_once_a_batch():
