@@ -33,6 +33,34 @@ def test_two_updates_and_two_more_equal_four(two_and_two):
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
 
 
+def test_what_graphs_fill_a_batch_with_changes_neither_loss_nor_gradient():
+    """Batches take few shapes by padding, so that each shape's graph is soon captured."""
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(T5Config(**script.TINY_CONFIG))
+    rows = [dict(input_ids=[5] * 30 + [1], labels=[7, 8, 1]), dict(input_ids=list(range(3, 53)), labels=[9, 1])]
+    batch = script.collate(rows, 0)
+    filled = script.Graphs.filled(batch)
+    shapes = {name: tuple(tensor.shape) for name, tensor in filled.items()}
+    assert shapes == dict(input_ids=(2, 128), attention_mask=(2, 128), labels=(2, 32))
+    assert filled["attention_mask"].sum() == 81 and (filled["labels"] != -100).sum() == 5
+    found = []
+    for each in (batch, filled):
+        model.zero_grad()
+        loss = model(**each).loss
+        loss.backward()
+        found.append((loss.item(), [weight.grad.clone() for weight in model.parameters()]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one - other).norm() <= 1e-4 * one.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_replayed_batches_learn_what_launched_ones_do(run):
+    options = ("--max_updates", "12", "--batch_size", "4", "--eval_examples", "4", "--eval_every", "0", "--save_every", "-1")
+    replayed, launched = (run(script, *options, f"--{no}cuda_graphs", out=f"{no}graphs") for no in ("", "no-"))
+    assert replayed["losses"] == pytest.approx(launched["losses"], rel=5e-3)  # kernels round differently for other shapes
+
+
 def test_a_checkpoint_is_a_model_in_bf16_that_can_be_scored(run):
     done = run(script, *FEW, "--max_updates", "2")
     model = AutoModelForSeq2SeqLM.from_pretrained(done["folder"] / "best")

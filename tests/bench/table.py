@@ -53,7 +53,7 @@ PUBLISHED = {
 }
 QUICK = ("--share_schema", "--compile", "--no-gradient_checkpointing")
 FAST = {
-    "T5_3B-one": Run("T5_3B", 1, 4, ("--grad_accum", "1", "--compile")),
+    "T5_3B-one": Run("T5_3B", 1, 4, ("--grad_accum", "1")),
     "T5_3B-fast": Run("T5_3B", 16, 128, ("--grad_accum", "8", "--gradient_checkpointing")),  # without, 80 GB are too few
     "gpt_neox_20b-fast": Run("gpt_neox_20b", 64, 256, ("--grad_accum", "2", *QUICK)),
     "llama_65b-fast": Run("llama_65b", 16, 144, ("--grad_accum", "8", *QUICK)),

@@ -101,6 +101,16 @@ STEMS: dict[str, tuple[str, Row, tuple[float, ...]]] = {
         replace(PLAIN, values=True, varied=0.4),
         (4e-4,),
     ),
+    "plain-twice-varied-values": (
+        "the same, question behind the schema, too",
+        replace(PLAIN, order="twice", values=True, varied=0.4),
+        (4e-4,),
+    ),
+    "plain-twice-varied-values-12": (
+        "the same, 12 epochs",
+        replace(PLAIN, order="twice", values=True, varied=0.4, epochs=12),
+        (4e-4,),
+    ),
 }
 SEEDS = (0, 1, 2)
 
@@ -427,6 +437,8 @@ PAIRS = (
     ("plain-question", "plain-twice"),
     ("plain-question", "plain-question-values"),
     ("plain-question-values", "plain-varied-values"),
+    ("plain-varied-values", "plain-twice-varied-values"),
+    ("plain-twice-varied-values", "plain-twice-varied-values-12"),
 )
 
 
