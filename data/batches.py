@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 TOGETHER = 8  # questions of one schema that stand side by side where they share it: 16 schemas in an update of 128
 LONGEST = 2304  # tokens of them with their schema, or of one with a longer schema: what a forward pass has to have memory for
-ATTENTION = 12_000  # tokens of a row at which its dense attention costs as much as all else (LLaMA-65B on an H100)
+ATTENTION = 12_000  # tokens of a row at which its dense attention costs as much as all else, by an estimate for LLaMA-65B
 WINDOW = 128  # updates whose examples are sorted together by their prompts
 GROUP = 4  # of these, neighbours that are sorted together by their answers: under 10 % padding on Spider
 

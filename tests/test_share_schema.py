@@ -17,7 +17,18 @@ from test_decoder_only import command
 import gpt_neox_20b
 import llama_65b
 from data import batches, sample, spider
-from data.batches import LONGEST, TOGETHER, balanced, describe, epoch_updates, grouped, micro_batches, packed, shared_tokens
+from data.batches import (
+    ATTENTION,
+    LONGEST,
+    TOGETHER,
+    balanced,
+    describe,
+    epoch_updates,
+    grouped,
+    micro_batches,
+    packed,
+    shared_tokens,
+)
 from data.errors import UserError
 from data.prompt import CUE, question_first, schema_first
 from data.signals import Stop
@@ -219,7 +230,7 @@ def test_what_is_heavy_is_spread():
 
 
 def test_rows_hold_everything_and_neither_pad_much_nor_attend_far(monkeypatch):
-    monkeypatch.setattr(batches, "ATTENTION", 12_000)
+    monkeypatch.setattr(batches, "ATTENTION", ATTENTION)
     rng = random.Random(0)
     for _ in range(200):
         lengths = [rng.randint(1, 1000) for _ in range(rng.randint(1, 40))]
