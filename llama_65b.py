@@ -60,6 +60,7 @@ from data.vary import vary
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # batches of many sizes would leave gaps of gigabytes
 
 # ----------------------------------------------------------------------------------------------------------- options
 
