@@ -10,8 +10,8 @@ CPU processes.
 
     python3 tests/bench/scaling.py --data data/spider --out runs/scaling --evaluate RUN
 
-compares an evaluation that is shared over the GPUs with one on a single GPU, prediction by prediction; RUN is the folder of
-a trained run.
+compares an evaluation that is shared over the GPUs with one on a single GPU, prediction by prediction, and prints those that
+differ; RUN is the folder of a trained run. `--gpus 1,1,2` says what one GPU writes a second time, too.
 """
 
 import argparse
@@ -118,10 +118,10 @@ def table(records: dict[tuple[str, int], dict]) -> str:
 
 
 def evaluate(given: argparse.Namespace) -> str:
-    """Generate with a run's best checkpoint on each number of GPUs -> what is equal and how fast it is, in Markdown."""
+    """Generate with a run's best checkpoint on each number of GPUs -> speed and what is equal, in Markdown; what differs."""
     script = json.loads((given.evaluate / "args.json").read_text())["script"]
     head = ("GPUs", "n", "examples/s", "right", "predictions equal to those on one")
-    lines = [markdown(head), "|---" * len(head) + "|"]
+    lines, others = [markdown(head), "|---" * len(head) + "|"], []
     first: list[str] = []
     for gpus in given.gpus:
         out = given.out / f"evaluation-{gpus}"
@@ -135,10 +135,15 @@ def evaluate(given: argparse.Namespace) -> str:
         result = json.loads((out / "result.json").read_text())
         written = [json.loads(line)["predicted"] for line in (out / "predictions.jsonl").read_text().splitlines()]
         first = first or written
-        equal = sum(a == b for a, b in zip(first, written, strict=True))
+        different = [(number, *pair) for number, pair in enumerate(zip(first, written, strict=True)) if len(set(pair)) > 1]
+        others += [f"{number} on {given.gpus[0]}: {a}\n{number} on {gpus}: {b}" for number, a, b in different]
         speed, right = f"{result['eval_examples_per_second']:.2f}", f"{result['execution_accuracy']:.1%}"
-        lines.append(markdown((gpus, result["n"], speed, right, f"{equal} of {len(first)}, {len(set(first))} different")))
-    return "\n".join(lines)
+        lines.append(
+            markdown(
+                (gpus, result["n"], speed, right, f"{len(first) - len(different)} of {len(first)}, {len(set(first))} different")
+            )
+        )
+    return "\n".join(lines + others)
 
 
 def main() -> None:
