@@ -54,6 +54,41 @@ def plain(sql: str, schema: Schema) -> str:
     return "".join(spelled)
 
 
+def qualified(sql: str, schema: Schema) -> str:
+    """A statement in one spelling with its columns' tables before them, also where SQL needs none.
+
+    What could be a column of no table or of several in its FROM clause stays, and so does all in a SELECT whose tables have
+    aliases or are SELECTs.
+    """
+    pieces = PIECE.findall(sql)
+    words = [i for i, piece in enumerate(pieces) if not piece.isspace()]
+    lower = [pieces[i].lower() for i in words] + [""] * 2
+    scope, _, places = _scopes(lower)
+    fixed = KEYWORDS | {behind for word, behind in zip(lower, lower[1:]) if word == "as"}
+    known = {name.lower(): number for number, name in enumerate(schema.tables)}
+    tables: dict[int, list[int]] = {}  # SELECT -> those of its FROM clause
+    left = {-1} | {scope[place] for place in places if _has_alias(lower, place) or lower[place] not in known}
+    for place in places:
+        tables.setdefault(scope[place], []).append(known.get(lower[place], -1))
+    owners: dict[str, set[int]] = {}
+    for table, name in schema.columns:
+        owners.setdefault(name.lower(), set()).add(table)
+    spots = set(places)
+    for place, i in enumerate(words):
+        word, behind = lower[place : place + 2]
+        if word in owners and word not in fixed and scope[place] not in left and place not in spots:
+            found = [table for table in tables.get(scope[place], ()) if table in owners[word]]
+            if len(found) == 1 and "." not in (lower[place - 1], behind) and behind != "(":
+                pieces[i] = f"{schema.tables[found[0]]}.{pieces[i]}"
+    return "".join(pieces)
+
+
+def _has_alias(lower: list[str], place: int) -> bool:
+    """Whether the table at a place of FROM, all in lower case, has another name behind it."""
+    behind = lower[place + 1]
+    return behind == "as" or behind[:1].isidentifier() and behind not in KEYWORDS | JOINS
+
+
 def _without_aliases(pieces: list[str]) -> list[str]:
     """The pieces of a statement with tables' names instead of T1, T2 ..., or as they are where its meaning would change."""
     words = [i for i, piece in enumerate(pieces) if not piece.isspace()]

@@ -8,7 +8,7 @@ import pytest
 from test_prompt import make_schema
 
 from data import sample, spider
-from data.plain import plain
+from data.plain import plain, qualified
 from data.prompt import target
 from data.score import score, totals
 
@@ -178,6 +178,32 @@ def test_it_means_the_same(rows, sql):
     assert isinstance(rows(sql), list)
     assert rows(written) == rows(sql)
     assert plain(written, SHOP) == written
+    assert rows(qualified(written, SHOP)) == rows(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT Name , COUNT(*) FROM Pets WHERE oid > 1", "SELECT Pets.Name , COUNT(*) FROM Pets WHERE Pets.oid > 1"),
+        # of two tables the one that has it; where both have, it stays
+        (
+            "SELECT Town , Pets.Name FROM Pets JOIN owner ON oid = owner.id",
+            "SELECT owner.Town , Pets.Name FROM Pets JOIN owner ON Pets.oid = owner.id",
+        ),
+        ("SELECT name FROM Pets JOIN owner ON Pets.oid = owner.id", "SELECT name FROM Pets JOIN owner ON Pets.oid = owner.id"),
+        # each SELECT has its own
+        (
+            "SELECT Name FROM Pets WHERE oid IN (SELECT id FROM owner WHERE name = 'Ann')",
+            "SELECT Pets.Name FROM Pets WHERE Pets.oid IN (SELECT owner.id FROM owner WHERE owner.name = 'Ann')",
+        ),
+        ("SELECT kind AS oid FROM Pets ORDER BY oid", "SELECT Pets.kind AS oid FROM Pets ORDER BY oid"),
+        ("SELECT a.Name FROM Pets AS a JOIN owner ON Town", "SELECT a.Name FROM Pets AS a JOIN owner ON Town"),
+        ("SELECT kind FROM (SELECT kind FROM Pets)", "SELECT kind FROM (SELECT Pets.kind FROM Pets)"),
+    ],
+)  # fmt: skip
+def test_columns_with_their_tables(rows, sql, expected):
+    assert qualified(sql, SHOP) == expected == qualified(expected, SHOP)
+    assert rows(expected) == rows(sql)
 
 
 @pytest.mark.parametrize("quote", ["'", '"', "`"])
@@ -193,14 +219,14 @@ def test_a_quote_that_is_not_closed_leaves_a_statement_as_it_is(quote):
 )  # fmt: skip
 def test_hostile_text_takes_linear_time(part):
     began = time.perf_counter()
-    plain("SELECT name FROM pets WHERE " + part * 20_000, SHOP)
+    qualified(plain("SELECT name FROM pets WHERE " + part * 20_000, SHOP), SHOP)
     assert time.perf_counter() - began < 2
 
 
 def test_many_aliases_take_linear_time():
     tables = " , ".join(f"a{i} AS T{i}" for i in range(10_000))
     began = time.perf_counter()
-    plain(f"SELECT T1.x FROM {tables}", SHOP)
+    qualified(plain(f"SELECT T1.x FROM {tables}", SHOP), SHOP)
     assert time.perf_counter() - began < 2
 
 
@@ -219,6 +245,9 @@ def test_the_samples_answers_stay_right(benchmark, split):
     assert sum(sql != example.sql for sql, example in zip(written, different)) > 0.1 * len(different)
     assert not any("T1" in sql for sql in written if len(set(sql.split()) & {"T1", "T2"}) < 2)
     assert written == [plain(sql, benchmark.schemas[example.db_id]) for sql, example in zip(written, different)]
+    full = [qualified(sql, benchmark.schemas[example.db_id]) for sql, example in zip(written, different)]
+    assert sum(a != b for a, b in zip(full, written)) > 0.1 * len(different)
+    assert totals(score(benchmark, split, full, different, keep_distinct=True))["execution_accuracy"] == 1.0
     figures = totals(score(benchmark, split, written, different, keep_distinct=True))
     assert (figures["n"], figures["execution_accuracy"], figures["exact_match"]) == (len(different), 1.0, 1.0)
 

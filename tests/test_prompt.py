@@ -54,6 +54,14 @@ def test_the_golden_prompt(school):
     assert target("SELECT avg(Enrollment) FROM school") == "SELECT avg(Enrollment) FROM school"
 
 
+def test_columns_stand_as_sql_writes_them_where_it_is_asked_for(school):
+    team = [name for _, name in school.columns].index("Team")
+    said = prompt(QUESTION, school, [dict(column=team, text="Reds")], as_in_sql=True)
+    assert "Table player, columns = [ * , player.Player_ID , player.Player , player.Team ( 'Reds' ) , player.Age ," in said
+    keys = [line.replace("[", "[ ").replace(",", " , ").replace("]", " ]") for line in GOLDEN.splitlines()[-2:]]
+    assert said.splitlines()[-2:] == keys
+
+
 def test_tables_stand_in_alphabetical_order_whatever_their_case():
     schema = make_schema({"beta": ["x"], "Alpha": ["y"], "alpha_2": ["z"], "Gamma": ["w"]}, [], [])
     lines = prompt("?", schema).splitlines()[2:6]

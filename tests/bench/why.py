@@ -24,7 +24,7 @@ import time
 import traceback
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ import llama_65b as script  # noqa: E402
 from data import spider  # noqa: E402
 from data.batches import grouped, micro_batches, shared_tokens  # noqa: E402
 from data.files import write_atomically  # noqa: E402
+from data.plain import qualified  # noqa: E402
 from data.prompt import prompt  # noqa: E402
 from data.report import COLOURS, GREY, markdown, write_picture  # noqa: E402
 from data.score import interval  # noqa: E402
@@ -75,6 +76,7 @@ class Row:
     values: bool = False
     others: bool = False  # train_others.json, too
     plain: bool = False  # SQL in one spelling
+    full: bool = False  # columns with their tables' names and alike in schema (of a question twice) and SQL, to the token
     varied: float = 0.0  # each epoch columns in another order, without up to this share of what the answer does not need
 
 
@@ -111,6 +113,11 @@ STEMS: dict[str, tuple[str, Row, tuple[float, ...]]] = {
         replace(PLAIN, order="twice", values=True, varied=0.4, epochs=12),
         (4e-4,),
     ),
+    "plain-twice-varied-values-full": (
+        "8 epochs, columns with their tables' names, in schema and SQL",
+        replace(PLAIN, order="twice", values=True, varied=0.4, full=True),
+        (4e-4,),
+    ),
 }
 SEEDS = (0, 1, 2)
 
@@ -138,9 +145,9 @@ def benchmark_of(data: str, others: bool, values: bool, plain: bool) -> spider.B
     return spider.load(data, train_others=others, values=values, plain_sql=plain)
 
 
-def question_twice(question: str, *rest) -> tuple[str, str]:
+def question_twice(question: str, *rest, **how) -> tuple[str, str]:
     """The prompt with the question again behind the schema: arguments as of `data.prompt.prompt`."""
-    return "", f"{prompt(question, *rest)}\n{' '.join(question.split())}"
+    return "", f"{prompt(question, *rest, **how)}\n{' '.join(question.split())}"
 
 
 @cache
@@ -156,8 +163,10 @@ def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str
         rows |= dict(db_id=list(range(len(each))), values=[example.values for example, _ in each])
         schemas = dict(enumerate(schema for _, schema in each))
     tokenizer = script.load_tokenizer(script.Args(model=model))
+    if row.full:
+        rows["sql"] = [qualified(sql, schemas[db_id]) for sql, db_id in zip(rows["sql"], rows["db_id"])]
     original = script.question_first
-    script.question_first = question_twice if row.order == "twice" else original
+    script.question_first = partial(question_twice, as_in_sql=row.full) if row.order == "twice" else original
     try:
         behind = row.order in ("schema", "shared")
         encoded = script.encode(rows, schemas, tokenizer, script.Args.max_input_tokens, behind)
@@ -168,7 +177,8 @@ def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str
 
 def encoded(row: Row, split: str, given: argparse.Namespace, count: int, epoch: int = 0) -> list[dict]:
     """`count` examples of a split, evenly spaced (0: all), with the row's faults of tokens."""
-    kept = Row("", order=row.order, values=row.values, others=row.others, plain=row.plain, varied=row.varied)
+    kept = Row("", order=row.order, values=row.values, others=row.others, plain=row.plain, full=row.full,
+               varied=row.varied)  # fmt: skip
     each = columns(kept, split, given.data, given.model, epoch)
     whole = len(each["index"])
     count = count or whole
@@ -249,6 +259,7 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     memory = script.peak_memory() / 2**30
     if row.method == "lora":
         model = model.merge_and_unload()  # the same sums, with fewer steps a token
+        model.get_base_model = lambda: model
     if gpu:
         model.to(torch.bfloat16)  # as a full fine-tune is stored; the others compute in it anyway
         torch.cuda.empty_cache()
@@ -439,6 +450,7 @@ PAIRS = (
     ("plain-question-values", "plain-varied-values"),
     ("plain-varied-values", "plain-twice-varied-values"),
     ("plain-twice-varied-values", "plain-twice-varied-values-12"),
+    ("plain-twice-varied-values", "plain-twice-varied-values-full"),
 )
 
 

@@ -1,0 +1,36 @@
+"""The rows of tests/bench/why.py are trained, answered and scored, of each kind one, on a few examples of the sample."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM
+
+import llama_65b
+from data import sample, spider
+
+WHY = Path(__file__).parent / "bench" / "why.py"
+ROWS = ["published", "lora-64-0.001", "qlora-8-0.003", "plain-twice-varied-values-full-0.0004"]
+
+
+def test_a_row_of_each_kind(tmp_path):
+    whole, directory = Path(sample.build()), tmp_path / "data"
+    directory.mkdir()
+    for name in ("database", "tables.json", "dev.json"):
+        (directory / name).symlink_to(whole / name)
+    few = json.loads((whole / "train_spider.json").read_text())[:16]  # all of them take a minute to encode
+    (directory / "train_spider.json").write_text(json.dumps(few))
+    tokenizer = llama_65b.load_tokenizer(replace(llama_65b.Args(), tiny=True), spider.load(directory))
+    config = llama_65b.Config(**(llama_65b.TINY_CONFIG | dict(num_hidden_layers=1)))
+    for part in (AutoModelForCausalLM.from_config(config), tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    words = ["--model", str(tmp_path / "model"), "--data", str(directory), "--out", str(tmp_path), "--rows", ",".join(ROWS)]
+    words += ["--records", str(tmp_path / "rows.jsonl"), "--dev_examples", "2"]
+    said = subprocess.run([sys.executable, str(WHY), *words], check=True, capture_output=True, text=True).stdout
+    assert "was not done" not in said
+    found = {record["row"]: record for record in map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())}
+    assert set(found) == set(ROWS)
+    assert all(record["n"] == 2 and record["updates"] == record["epochs"] for record in found.values())
+    assert (tmp_path / "why.png").stat().st_size > 10_000
