@@ -206,9 +206,9 @@ def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: Tokenizer, 
                 labels=[ids[cue:] + [tokenizer.eos_token_id] for ids in answers], shortened=shortened)  # fmt: skip
 
 
-def padded(sequences: list[list[int]], filler: int, left: bool = False, multiple: int = 1) -> torch.Tensor:
-    """Lists of different lengths -> (lists, longest), the longest rounded up to a multiple."""
-    longest = -(-max(map(len, sequences)) // multiple) * multiple
+def padded(sequences: list[list[int]], filler: int, left: bool = False, least: int = 0) -> torch.Tensor:
+    """Lists of different lengths -> (lists, longest), which are `least` long at least."""
+    longest = max(least, *map(len, sequences))
     pads = [[filler] * (longest - len(sequence)) for sequence in sequences]
     return torch.tensor([pad + ids if left else ids + pad for ids, pad in zip(sequences, pads)])
 
@@ -252,8 +252,10 @@ def collate_shared(rows: list[dict], pad: int) -> tuple[dict[str, torch.Tensor],
     segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
     filled = zip((*joined, segments), (pad, -100, 0, -1))
     names = ("input_ids", "labels", "position_ids", "segments")
+    width = -(-max(map(len, segments)) // 16) * 16  # CUDA wants masks aligned
+    width += 16 * (width % 128 == 64)  # whose gradients can be no numbers: https://github.com/pytorch/pytorch/issues/196678
     ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
-    return dict(zip(names, (padded(each, filler, multiple=16) for each, filler in filled))), ends  # CUDA wants masks aligned
+    return dict(zip(names, (padded(each, filler, least=width) for each, filler in filled))), ends
 
 
 SPAN = 100_000  # more than the questions of a batch

@@ -125,6 +125,13 @@ def test_schemas_in_one_pack_do_not_see_each_other(script):
     assert not seen[4:8, :4].any() and not seen[:4, 4:].any() and seen[7, 4:8].all()
 
 
+def test_rows_have_lengths_that_attention_takes(script):
+    """Multiples of 16, as masks are to be aligned, but none of which cuDNN makes gradients that are no numbers."""
+    for length in range(2, 300):
+        width = script.collate([dict(input_ids=[1] * length, labels=[1], shared=1)], 0)["input_ids"].shape[1]
+        assert length < width <= length + 32 and width % 16 == 0 and width % 128 != 64
+
+
 def test_what_is_generated_from_is_what_was_learned(script, tokenizer, rows, benchmark):
     for row in rows:
         batch, alone = (make([row], -1)["input_ids"][0].tolist() for make in (script.collate, script.collate_prompts))
