@@ -22,9 +22,12 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -193,6 +196,20 @@ def encoded(row: Row, split: str, given: argparse.Namespace, count: int, epoch: 
     return found
 
 
+def another_epoch(row: Row, given: argparse.Namespace, epoch: int) -> list[dict]:
+    """The training questions with the schemas that an epoch varies."""
+    columns.cache_clear()  # of the epoch before
+    return encoded(row, "train", given, given.train_examples, epoch)
+
+
+def later_epochs(row: Row, given: argparse.Namespace) -> Iterator[list[dict]]:
+    """`another_epoch` for each but the first, made ahead in another process, while this one trains."""
+    pool = ProcessPoolExecutor(1, get_context("spawn"))
+    made = pool.map(partial(another_epoch, row, given), range(1, row.epochs))
+    pool.shutdown(wait=False)  # once all are made
+    return made
+
+
 def collate(rows: list[dict], pad: int, faults: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """A batch of `llama_65b.collate`, with the row's faults of labels."""
     if not {"labels", "padding"} & set(faults):
@@ -310,10 +327,10 @@ def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device,
     losses, began = [], time.perf_counter()
     orders = micro_batches(lengths, row.update, 1, 1, 0, row.seed, 0, total, schemas=schemas)
     updates = -(-len(train) // row.update)  # an epoch
+    later = later_epochs(row, given) if row.varied else None
     for update, (some, _) in enumerate(orders):
-        if row.varied and update % updates == 0:
-            columns.cache_clear()
-            train = encoded(row, "train", given, given.train_examples, update // updates)
+        if later and update and update % updates == 0:
+            train = next(later)
         if schemas:  # parts of an update hold whole schemas
             some = [i for group in grouped(some, schemas) for i in group]
         for group in optimizer.param_groups:
