@@ -60,7 +60,8 @@ from data.vary import vary
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # batches of many sizes would leave gaps of gigabytes
+# batches of many sizes would leave gaps of gigabytes in a GPU's memory; the second is the variable's older name
+os.environ.setdefault("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"))
 
 # ----------------------------------------------------------------------------------------------------------- options
 

@@ -348,3 +348,18 @@ def test_a_replica_that_does_not_fit_says_by_how_much(script):
 def test_random_weights_are_not_exported(script, run, tmp_path, option):
     with pytest.raises(UserError):
         run(script, option, str(tmp_path / "new"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (None, None, "expandable_segments:True"),
+        ("PYTORCH_ALLOC_CONF", "max_split_size_mb:64", "max_split_size_mb:64"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64", "max_split_size_mb:64"),  # its older name
+    ],
+)
+def test_gpu_memory_grows_in_segments_unless_a_user_asks_for_something_else(name, value, expected):
+    environment = {key: kept for key, kept in os.environ.items() if "ALLOC_CONF" not in key} | ({name: value} if name else {})
+    words = [sys.executable, "-c", "import os, llama_65b; print(os.environ['PYTORCH_ALLOC_CONF'])"]
+    said = subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == expected
