@@ -507,7 +507,7 @@ def main() -> None:
                       for split in ("train", "dev"))  # fmt: skip
     count = min(args.eval_examples or len(dev), len(dev))
     dev = dev.select([i * len(dev) // count for i in range(count)])
-    inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
+    inputs, answers = ([len(ids) for ids in train[column][:]] for column in ("input_ids", "labels"))
     line, padding = describe(inputs[:questions], answers[:questions], per_update, args.batch_size, args.seed)
     shortened = sum(train["shortened"][:questions])
     folder.health(0, f"{questions:,} training examples, {shortened} with a shortened schema | {line}\n"

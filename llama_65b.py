@@ -745,7 +745,7 @@ def main() -> None:
                               share=base["share_schema"]) for split in ("train", "dev"))  # fmt: skip
     count = min(args.eval_examples or len(dev), len(dev))
     dev = dev.select([i * len(dev) // count for i in range(count)])
-    inputs, answers = ([len(ids) for ids in train[column]] for column in ("input_ids", "labels"))
+    inputs, answers = ([len(ids) for ids in train[column][:]] for column in ("input_ids", "labels"))
     lengths, shared = [sum(pair) for pair in zip(inputs, answers)], train["shared"][:]
     schemas = list(zip(train["db_id"], shared)) if base["share_schema"] else None
     line, padding = describe(inputs[:questions], answers[:questions], per_update, args.batch_size, args.seed, True, schemas)

@@ -25,9 +25,10 @@ def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, paddin
     `train` has the columns `sql`, `input_ids` and `labels` (token ids) and `shortened`; `tokenizer` is one of transformers;
     `ending` is what every prompt has to end with; `padding` is the share of padding in the batches.
     """
-    inputs, labels, sql = (list(train[name]) for name in ("input_ids", "labels", "sql"))
+    # whole columns: a dataset takes its time for each row
+    inputs, labels, sql = (train[name][:] for name in ("input_ids", "labels", "sql"))
     count, warnings = len(labels), []
-    if (short := sum(train["shortened"])) > SHORTENED * count:
+    if (short := sum(train["shortened"][:])) > SHORTENED * count:
         warnings.append(f"{short:,} of {count:,} prompts lost schema that their SQL may need: raise --max_input_tokens")
     if padding > PADDING and count >= MANY:
         warnings.append(f"{padding:.0%} of each batch is padding: group examples by their length")

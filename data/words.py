@@ -26,11 +26,15 @@ def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", 
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(Regex(r"\s+"), "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
     tokenizer.decoder = decoders.Metaspace()
-    counts: Counter[str] = Counter()
+    texts: Counter[str] = Counter()  # many questions share their schema
     for example in benchmark.splits["train"]:
-        for text in (prompt(example.question, benchmark.schemas[example.db_id], example.values), target(example.sql)):
-            normal = tokenizer.normalizer.normalize_str(text)
-            counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+        said = prompt(example.question, benchmark.schemas[example.db_id], example.values)
+        texts.update([*said.split("\n", 1), target(example.sql)])
+    counts: Counter[str] = Counter()
+    for text, times in texts.items():
+        normal = tokenizer.normalizer.normalize_str(text)
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal):
+            counts[word] += times
     pieces = dict.fromkeys(sorted({character for word in counts for character in word}), -20.0)  # rarer than any word
     pieces |= {word: log(count / counts.total()) for word, count in counts.most_common(size)}
     known = [(piece, score) for piece, score in pieces.items() if not set(piece) & set(lacking)]
