@@ -23,6 +23,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal
 
+# batches of many sizes would leave gaps of gigabytes in a GPU's memory; the second is the variable's older name; it is read
+# when CUDA starts, which importing bitsandbytes does
+os.environ.setdefault("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"))
+
 import bitsandbytes as bnb
 import torch
 import torch.distributed.run
@@ -59,8 +63,6 @@ from data.vary import vary
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
-# batches of many sizes would leave gaps of gigabytes in a GPU's memory; the second is the variable's older name
-os.environ.setdefault("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"))
 
 # ----------------------------------------------------------------------------------------------------------- options
 

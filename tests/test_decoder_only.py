@@ -350,6 +350,20 @@ def test_random_weights_are_not_exported(script, run, tmp_path, option):
         run(script, option, str(tmp_path / "new"))
 
 
+# what the variable holds when torch is imported: once CUDA has started, nothing reads it
+WATCHED = """
+import os, sys
+class Watch:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            held.append(os.environ.get("PYTORCH_ALLOC_CONF"))
+held = []
+sys.meta_path.insert(0, Watch())
+import llama_65b
+print(held[0])
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -360,6 +374,7 @@ def test_random_weights_are_not_exported(script, run, tmp_path, option):
 )
 def test_gpu_memory_grows_in_segments_unless_a_user_asks_for_something_else(name, value, expected):
     environment = {key: kept for key, kept in os.environ.items() if "ALLOC_CONF" not in key} | ({name: value} if name else {})
-    words = [sys.executable, "-c", "import os, llama_65b; print(os.environ['PYTORCH_ALLOC_CONF'])"]
-    said = subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", WATCHED], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    ).stdout
     assert said.splitlines()[-1] == expected
