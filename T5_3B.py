@@ -204,15 +204,19 @@ def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: PreTrainedT
 
 
 def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
-    """Examples -> input_ids, attention_mask, labels, each (examples, longest); padding is masked by length, not by id."""
+    """Examples -> input_ids, attention_mask, labels, each (examples, longest); padding is masked by length, not by id.
+
+    On a GPU the first two are filled up to a multiple of 16, else each layer would copy its position bias to one.
+    """
     ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
 
-    def padded(sequences: list[list[int]], filler: int) -> torch.Tensor:
-        longest = max(map(len, sequences))
+    def padded(sequences: list[list[int]], filler: int, multiple: int = 1) -> torch.Tensor:
+        longest = -(-max(map(len, sequences)) // multiple) * multiple
         return torch.tensor([sequence + [filler] * (longest - len(sequence)) for sequence in sequences])
 
-    mask = padded([[1] * len(sequence) for sequence in ids], 0)
-    return dict(input_ids=padded(ids, pad), attention_mask=mask, labels=padded(labels, -100))
+    aligned = 16 if torch.cuda.is_available() else 1
+    mask = padded([[1] * len(sequence) for sequence in ids], 0, aligned)
+    return dict(input_ids=padded(ids, pad, aligned), attention_mask=mask, labels=padded(labels, -100))
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -289,12 +293,30 @@ def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTo
         raise UserError(f"{base['model']} has fewer embeddings than its tokenizer has pieces: name a whole model")
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    lean_biases(model)
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.float())  # bf16 would round the loss
     if not checkpoint:
         pieces, kin = tokenizer.convert_tokens_to_ids(PIECES), tokenizer.convert_tokens_to_ids([">", "▁>"])
         matrix = model.get_input_embeddings().weight.data
         matrix[pieces] = matrix[kin].repeat(len(MISSING), 1)  # a better start than rows that nothing has trained
     return model
+
+
+def lean_biases(model: torch.nn.Module) -> None:
+    """Have the position biases made as attention takes them: in autocast's type and, as its fast kernels ask, row by row.
+
+    transformers lays them out head by head within a position, in float32, and each layer adds the mask for every example of the
+    batch: such a tensor, as large as the scores, would be made, converted and taken by the slowest kernel in every layer.
+    """
+
+    def lean(compute: Callable[..., torch.Tensor], *lengths, **how) -> torch.Tensor:
+        bias = compute(*lengths, **how)
+        kind = bias.device.type
+        return bias.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else bias.dtype).contiguous()
+
+    for stack in (model.encoder, model.decoder):
+        attention = stack.block[0].layer[0].SelfAttention
+        attention.compute_bias = partial(lean, attention.compute_bias)
 
 
 class Graphs:

@@ -33,6 +33,28 @@ def test_two_updates_and_two_more_equal_four(two_and_two):
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
 
 
+def test_lean_biases_change_neither_loss_nor_gradient_and_lie_row_by_row():
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(T5Config(**script.TINY_CONFIG))
+    rows = [dict(input_ids=[5] * 30 + [1], labels=[7, 8, 1]), dict(input_ids=list(range(3, 53)), labels=[9, 1])]
+    batch = script.collate(rows, 0)
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    assert not attention.compute_bias(7, 7).is_contiguous()  # else there is nothing to mend
+    found = []
+    for mend in (lambda model: None, script.lean_biases):
+        mend(model)
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        found.append((loss.item(), [weight.grad.clone() for weight in model.parameters()]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one - other).norm() <= 1e-5 * one.norm()
+    assert attention.compute_bias(7, 7).is_contiguous() and attention.compute_bias(7, 7).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention.compute_bias(7, 7).dtype == torch.bfloat16
+
+
 def test_what_graphs_fill_a_batch_with_changes_neither_loss_nor_gradient():
     """Batches take few shapes by padding, so that each shape's graph is soon captured."""
     torch.manual_seed(0)

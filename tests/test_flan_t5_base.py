@@ -77,8 +77,9 @@ def test_a_prompt_that_is_too_long_keeps_its_question_and_its_end(benchmark, mon
 def test_padding_is_masked_by_length_even_where_pad_and_end_share_an_id():
     rows = [dict(input_ids=[5, 6, 1], labels=[7, 1]), dict(input_ids=[5, 1], labels=[1])]
     batch = script.collate(rows, pad=1)
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert batch["input_ids"].tolist() == [[5, 6, 1], [5, 1, 1]]
+    more = [0] * (batch["input_ids"].shape[1] - 3)  # on a GPU
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, *more], [1, 1, 0, *more]]
+    assert batch["input_ids"].tolist() == [[5, 6, 1, *(1 for _ in more)], [5, 1, 1, *(1 for _ in more)]]
     assert batch["labels"].tolist() == [[7, 1], [1, -100]]
 
 
