@@ -101,7 +101,7 @@ def build(script: ModuleType, args, config, device: torch.device, training: bool
     targets = args.lora_targets if args.lora_targets == "all-linear" else args.lora_targets.split(",")
     kind = "SEQ_2_SEQ_LM" if config.is_encoder_decoder else "CAUSAL_LM"
     return get_peft_model(model, LoraConfig(
-        task_type=kind, r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets,
+        task_type=kind, r=args.lora_rank, lora_alpha=args.lora_alpha, target_modules=targets,
     ))  # fmt: skip
 
 

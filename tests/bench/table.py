@@ -51,12 +51,12 @@ PUBLISHED = {
     "gpt_neox_20b": Run("gpt_neox_20b", 4, 24, published=(4, 6.1)),
     "llama_65b": Run("llama_65b", 4, 24, published=(4, 6.1)),
 }
-QUICK = ("--share_schema", "--compile", "--no-gradient_checkpointing")
+QUICK = ("--share_schema", "--compile", "--no-gradient_checkpointing", "--lora_dropout", "0")
 FAST = {
     "T5_3B-one": Run("T5_3B", 1, 4, ("--grad_accum", "1")),
-    "T5_3B-fast": Run("T5_3B", 16, 128, ("--grad_accum", "8", "--gradient_checkpointing")),  # without, 80 GB are too few
+    "T5_3B-fast": Run("T5_3B", 64, 128, ("--grad_accum", "2", "--gradient_checkpointing")),  # without, 80 GB are too few
     "gpt_neox_20b-fast": Run("gpt_neox_20b", 64, 256, ("--grad_accum", "2", *QUICK)),
-    "llama_65b-fast": Run("llama_65b", 16, 144, ("--grad_accum", "8", *QUICK)),
+    "llama_65b-fast": Run("llama_65b", 21, 144, ("--grad_accum", "6", *QUICK)),
 }
 RUNS = PUBLISHED | FAST
 SCRIPTS = list(dict.fromkeys(run.script for run in PUBLISHED.values()))
