@@ -66,6 +66,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
+    full_names: bool = False  # so, too, and columns as table.column in prompt and SQL; kept
     vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
@@ -438,6 +439,7 @@ def ask(args: Args) -> None:
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
     def answer(question: str, schema: spider.Schema) -> str:
+        schema = replace(schema, full_names=base["full_names"])
         mentioned = values.mentioned(question) if values else []
         row = dict(question=[question], db_id=[schema.db_id], values=[mentioned], sql=[""])
         row = encode(row, {schema.db_id: schema}, tokenizer, args.max_input_tokens)
@@ -540,7 +542,7 @@ def main() -> None:
     base = base_of(asdict(args), SCRIPT)
     directory = sample.build() if args.data == "sample" else args.data
     benchmark = spider.load(directory, train_others=args.train_others, values=base["values"], overfit=args.overfit,
-                            plain_sql=args.plain_sql)  # fmt: skip
+                            plain_sql=args.plain_sql, full_names=base["full_names"])  # fmt: skip
     config, tokenizer, zero2 = load_config(base), load_tokenizer(args, benchmark), zero2_config(args)
 
     gpu = torch.cuda.is_available()

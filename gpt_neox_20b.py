@@ -75,6 +75,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
+    full_names: bool = False  # so, too, and columns as table.column in prompt and SQL; kept
     vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     share_schema: bool = False  # schema first, once for a batch: a quarter of the tokens in updates of 128; kept
@@ -619,6 +620,7 @@ def ask(args: Args) -> None:
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
     def answer(question: str, schema: spider.Schema) -> str:
+        schema = replace(schema, full_names=base["full_names"])
         mentioned = values.mentioned(question) if values else []
         row = dict(question=[question], db_id=[schema.db_id], values=[mentioned], sql=[""])
         row = encode(row, {schema.db_id: schema}, tokenizer, args.max_input_tokens, base["share_schema"])
@@ -678,7 +680,8 @@ def export(args: Args, base: dict, config: PretrainedConfig, tokenizer: Tokenize
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     replace_folder(aside, folder)
-    kept = [f"--{flag}" for flag in ("values", "share_schema") if base[flag]]  # a model by itself does not say how it was asked
+    # a model by itself does not say how it was asked
+    kept = [f"--{flag}" for flag in ("values", "full_names", "share_schema") if base[flag]]
     print(f"the model now stands in {folder}" + (f"; it was trained with {' '.join(kept)}" if kept else ""))
 
 
@@ -715,7 +718,7 @@ def main() -> None:
     base = base_of(asdict(args), SCRIPT)
     directory = sample.build() if args.data == "sample" else args.data
     benchmark = spider.load(directory, train_others=args.train_others, values=base["values"], overfit=args.overfit,
-                            plain_sql=args.plain_sql)  # fmt: skip
+                            plain_sql=args.plain_sql, full_names=base["full_names"])  # fmt: skip
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     if args.save_4bit or args.merge:
         return export(args, base, config, tokenizer)

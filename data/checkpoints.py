@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.files import read_object, sync_folder, write_atomically
 
 SEAL = "checkpoint.json"
-LATER = ("values", "share_schema")  # of the prompt; checkpoints of before them, and scripts without them, have neither
+LATER = ("values", "full_names", "share_schema")  # of the prompt; older checkpoints, and scripts without them, have none
 KEPT = ("model", "tiny", "random_weights", "seed", *LATER)  # the options that say what is trained
 # how torch and safetensors word a disk that is full
 NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")

@@ -16,17 +16,16 @@ def prompt(
     values: Sequence[dict] = (),
     dropped: frozenset[int] = frozenset(),
     keys: bool = True,
-    as_in_sql: bool = False,
 ) -> str:
     """The prompt of one question.
 
     Tables stand in alphabetical order, columns and keys in the order of `tables.json`. `values`, as an example has them,
     stand beside their columns as SQL writes them: `Country ( 'France' )`. `dropped` holds columns (indices into
     `schema.columns`) and whole tables (-1 - index into `schema.tables`) to leave out, with the keys that name them;
-    `keys=False` leaves the two lists of keys empty. `as_in_sql`: columns stand as `data.plain.qualified` writes them, with
-    their table's name and between spaces, and are the same tokens in the prompt and in the SQL.
+    `keys=False` leaves the two lists of keys empty. Where the schema's names are full, columns stand as
+    `data.plain.qualified` writes them, with their table's name and between spaces, the same tokens as in SQL.
     """
-    return "\n".join([" ".join(question.split()), *_described(schema, _beside(values), dropped, keys, as_in_sql)])
+    return "\n".join([" ".join(question.split()), *_described(schema, _beside(values), dropped, keys)])
 
 
 def question_first(*asked) -> tuple[str, str]:
@@ -61,19 +60,17 @@ def _full(schema: Schema, column: int) -> str:
     return f"{schema.tables[table]}.{name}"
 
 
-def _described(
-    schema: Schema, beside: dict[int, list[str]], dropped: frozenset[int], keys: bool, as_in_sql: bool = False
-) -> list[str]:
+def _described(schema: Schema, beside: dict[int, list[str]], dropped: frozenset[int], keys: bool) -> list[str]:
     """The lines of a schema."""
 
     def listed(names: list[str]) -> str:
-        return f"[ {' , '.join(names)} ]" if as_in_sql else f"[{','.join(names)}]"
+        return f"[ {' , '.join(names)} ]" if schema.full_names else f"[{','.join(names)}]"
 
     lines = [f"db_id:{schema.db_id}"]
     for table in sorted(range(len(schema.tables)), key=lambda index: schema.tables[index].lower()):
         if -1 - table not in dropped:
             columns = [i for i, (t, _) in enumerate(schema.columns) if t == table and i not in dropped]
-            names = [_full(schema, i) if as_in_sql else schema.columns[i][1] for i in columns]
+            names = [_full(schema, i) if schema.full_names else schema.columns[i][1] for i in columns]
             names = [name + (f" ( {' , '.join(beside[i])} )" if i in beside else "") for i, name in zip(columns, names)]
             lines.append(f"Table {schema.tables[table]}, columns = {listed(['*', *names])}")
 

@@ -38,7 +38,7 @@ LEAST |= dict(save_every=-1, lora_rank=1, lora_alpha=1, max_input_tokens=64)
 BELOW_ONE = ("learning_rate", "warmup", "lora_dropout", "vary_schema")
 # options that a resumed run cannot change without being another run
 FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "overfit", "max_input_tokens", "optimizer")
-FIXED += ("plain_sql", "vary_schema", "lora_rank", "lora_alpha", "lora_targets")
+FIXED += ("plain_sql", "full_names", "vary_schema", "lora_rank", "lora_alpha", "lora_targets")
 OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to", "relative_to")  # not of the run
 
 

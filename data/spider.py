@@ -32,7 +32,7 @@ class Schema:
     """A database's tables, columns and keys, by the names that its SQL uses, in the order of `tables.json`.
 
     `columns` holds (index into `tables`, name); its first entry is (-1, "*"). Keys are indices into `columns`;
-    a composite primary key is flattened.
+    a composite primary key is flattened. `full_names`: prompt and answers write columns with their tables' names.
     """
 
     db_id: str
@@ -41,6 +41,7 @@ class Schema:
     column_types: tuple[str, ...]
     primary_keys: tuple[int, ...]
     foreign_keys: tuple[tuple[int, int], ...]
+    full_names: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Benchmark:
         """Counts a split and a hash of what the model sees, for the run's records."""
         digest = hashlib.sha256()
         for db_id in sorted(self.schemas):
-            digest.update(json.dumps(asdict(self.schemas[db_id])).encode())
+            parts = asdict(self.schemas[db_id])
+            digest.update(json.dumps({name: part for name, part in parts.items() if part or name != "full_names"}).encode())
         for split, examples in sorted(self.splits.items()):
             seen = [{name: part for name, part in asdict(e).items() if part or name != "values"} for e in examples]
             digest.update(json.dumps([split, seen]).encode())
@@ -92,12 +94,14 @@ def load(
     values: bool = False,
     overfit: int = 0,
     plain_sql: bool = False,
+    full_names: bool = False,
 ) -> Benchmark:
     """Read and check `splits` (of `train`, `dev`, `test`); `train_others` adds that file to `train`.
 
     `values` looks up the cells that each question mentions; without it, examples have none. `overfit`, where it is not 0,
     leaves so many examples of `train`, evenly spaced, and makes them `dev`, too. `plain_sql` puts the answers of `train`
-    into one spelling (`data/plain.py`); those of other splits are scored against as they are.
+    into one spelling (`data/plain.py`); those of other splits are scored against as they are. `full_names` does so, too, with
+    columns' tables before them, and prompts write columns alike.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
     example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.
@@ -123,18 +127,24 @@ def load(
         train, count = found["train"], min(overfit, len(found["train"]))
         few = [replace(train[i * len(train) // count], index=i) for i in range(count)]
         found, folders = dict(train=few, dev=few), dict.fromkeys(("train", "dev"), folders["train"])
-    if plain_sql and "train" in found:
+    if full_names:
+        schemas = {db_id: replace(schema, full_names=True) for db_id, schema in schemas.items()}
+    if (plain_sql or full_names) and "train" in found:
         found["train"] = in_plain_sql(found["train"], schemas)
     benchmark = Benchmark(root, schemas, found, folders)
     return with_values(benchmark) if values else benchmark
 
 
 def in_plain_sql(examples: list[Example], schemas: dict[str, Schema]) -> list[Example]:
-    """The examples with their answers in one spelling."""
-    from data.plain import plain  # these import this module
+    """The examples with their answers in one spelling, with their columns' tables where a schema's names are full."""
+    from data.plain import plain, qualified  # these import this module
     from data.prompt import target
 
-    return [replace(example, sql=plain(target(example.sql), schemas[example.db_id])) for example in examples]
+    def spelled(sql: str, schema: Schema) -> str:
+        sql = plain(target(sql), schema)
+        return qualified(sql, schema) if schema.full_names else sql
+
+    return [replace(example, sql=spelled(example.sql, schemas[example.db_id])) for example in examples]
 
 
 def with_values(benchmark: Benchmark) -> Benchmark:

@@ -127,7 +127,7 @@ def test_nothing_to_recover_changes_nothing(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- what --model can name
 
-BASE = dict(model="hub/model", tiny=False, random_weights=False, values=False, share_schema=False, seed=7)
+BASE = dict(model="hub/model", tiny=False, random_weights=False, values=False, full_names=False, share_schema=False, seed=7)
 ASKED = dict(tiny=False, random_weights=False, values=False, seed=0, epochs=3)
 
 
@@ -142,7 +142,7 @@ def test_a_model_that_is_no_checkpoint_is_the_base_itself(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for model in ("hub/model", str(tmp_path), str(tmp_path / "none")):
         assert checkpoint_of(model) is None
-        expected = dict(model=model, tiny=False, random_weights=False, values=False, share_schema=False, seed=0)
+        expected = dict.fromkeys(BASE, False) | dict(model=model, seed=0)
         assert base_of(ASKED | dict(model=model), "a") == expected
 
 
@@ -184,7 +184,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path, record, message):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("flag", ["values", "share_schema"])
+@pytest.mark.parametrize("flag", ["values", "full_names", "share_schema"])
 def test_a_checkpoint_says_how_its_prompts_were_made(tmp_path, flag):
     model = saved(tmp_path / "with", dict(script="a", base=BASE | {flag: True}))
     assert base_of(ASKED | dict(model=model), "a")[flag] and base_of(ASKED | {"model": model, flag: True}, "a")[flag]

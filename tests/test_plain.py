@@ -3,13 +3,14 @@
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from test_prompt import make_schema
 
 from data import sample, spider
 from data.plain import plain, qualified
-from data.prompt import target
+from data.prompt import prompt, target
 from data.score import score, totals
 
 CREATE = """
@@ -261,6 +262,21 @@ def test_training_answers_alone_are_spelled_anew(benchmark):
         assert (new.index, new.db_id, new.question) == (old.index, old.db_id, old.question)
         changed += new.sql != old.sql
     assert changed > 1000 and written.summary()["sha256"] != benchmark.summary()["sha256"]
+
+
+def test_full_names_stand_in_training_answers_and_prompts_alike(benchmark):
+    written = spider.load(sample.build(), full_names=True)
+    assert written.splits["dev"] == benchmark.splits["dev"]
+    assert all(schema == replace(benchmark.schemas[db_id], full_names=True) for db_id, schema in written.schemas.items())
+    shared = 0
+    for old, new in zip(benchmark.splits["train"][::40], written.splits["train"][::40], strict=True):
+        schema = written.schemas[new.db_id]
+        assert new.sql == qualified(plain(target(old.sql), schema), schema)
+        said = prompt(new.question, schema).split()
+        shared += sum(piece in said for piece in new.sql.split() if "." in piece and piece[-1].isalnum())
+    assert shared > 100
+    plainly = spider.load(sample.build(), plain_sql=True)
+    assert len({each.summary()["sha256"] for each in (benchmark, plainly, written)}) == 3
 
 
 def test_what_is_overfit_is_scored_against_the_answers_as_they_are():

@@ -4,6 +4,7 @@ import json
 import random
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_the_golden_prompt(school):
 
 def test_columns_stand_as_sql_writes_them_where_it_is_asked_for(school):
     team = [name for _, name in school.columns].index("Team")
-    said = prompt(QUESTION, school, [dict(column=team, text="Reds")], as_in_sql=True)
+    said = prompt(QUESTION, replace(school, full_names=True), [dict(column=team, text="Reds")])
     assert "Table player, columns = [ * , player.Player_ID , player.Player , player.Team ( 'Reds' ) , player.Age ," in said
     keys = [line.replace("[", "[ ").replace(",", " , ").replace("]", " ]") for line in GOLDEN.splitlines()[-2:]]
     assert said.splitlines()[-2:] == keys

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 
 import pytest
 import torch
@@ -60,9 +61,9 @@ def tracked(folder) -> dict:
     return found
 
 
-def test_a_run_with_values_keeps_them(run, script, database, monkeypatch):
+def test_a_run_keeps_how_its_prompts_were_made(run, script, database, monkeypatch):
     """Prompts that lack what a model was trained with would score it low and say nothing."""
-    done = run(script, *FEW, "--values")
+    done = run(script, *FEW, "--values", "--full_names")
     seen = []
     name = "prompt" if hasattr(script, "prompt") else "question_first"
     real = getattr(script, name)
@@ -72,6 +73,8 @@ def test_a_run_with_values_keeps_them(run, script, database, monkeypatch):
     place = sample_value()
     run(script, *model, "--db", database, "--ask", f"How many lighthouses are in {place}?", out="other")
     assert f"( '{place}' )" in "".join(seen[-1])
+    for asked in (seen[0], seen[-1]):
+        assert re.search(r"Table (\w+), columns = \[ \* , \1\.\w+ (\( .* \) )?, ", "".join(asked))
 
 
 def sample_value() -> str:

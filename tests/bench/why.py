@@ -44,7 +44,6 @@ import llama_65b as script  # noqa: E402
 from data import spider  # noqa: E402
 from data.batches import grouped, micro_batches, shared_tokens  # noqa: E402
 from data.files import write_atomically  # noqa: E402
-from data.plain import qualified  # noqa: E402
 from data.prompt import prompt  # noqa: E402
 from data.report import COLOURS, GREY, markdown, write_picture  # noqa: E402
 from data.score import interval  # noqa: E402
@@ -79,7 +78,7 @@ class Row:
     values: bool = False
     others: bool = False  # train_others.json, too
     plain: bool = False  # SQL in one spelling
-    full: bool = False  # columns with their tables' names and alike in schema (of a question twice) and SQL, to the token
+    full: bool = False  # columns with their tables' names and alike in schema and SQL, to the token: --full_names
     varied: float = 0.0  # each epoch columns in another order, without up to this share of what the answer does not need
 
 
@@ -111,14 +110,14 @@ STEMS: dict[str, tuple[str, Row, tuple[float, ...]]] = {
         replace(PLAIN, order="twice", values=True, varied=0.4),
         (4e-4,),
     ),
-    "plain-twice-varied-values-12": (
-        "the same, 12 epochs",
-        replace(PLAIN, order="twice", values=True, varied=0.4, epochs=12),
+    "plain-twice-varied-values-full": (
+        "the same, full names in schema and SQL",
+        replace(PLAIN, order="twice", values=True, varied=0.4, full=True),
         (4e-4,),
     ),
-    "plain-twice-varied-values-full": (
-        "8 epochs, columns with their tables' names, in schema and SQL",
-        replace(PLAIN, order="twice", values=True, varied=0.4, full=True),
+    "plain-twice-varied-values-full-12": (
+        "the same, 12 epochs",
+        replace(PLAIN, order="twice", values=True, varied=0.4, full=True, epochs=12),
         (4e-4,),
     ),
 }
@@ -144,19 +143,19 @@ def all_rows() -> dict[str, Row]:
 
 
 @cache
-def benchmark_of(data: str, others: bool, values: bool, plain: bool) -> spider.Benchmark:
-    return spider.load(data, train_others=others, values=values, plain_sql=plain)
+def benchmark_of(data: str, others: bool, values: bool, plain: bool, full: bool) -> spider.Benchmark:
+    return spider.load(data, train_others=others, values=values, plain_sql=plain, full_names=full)
 
 
-def question_twice(question: str, *rest, **how) -> tuple[str, str]:
+def question_twice(question: str, *rest) -> tuple[str, str]:
     """The prompt with the question again behind the schema: arguments as of `data.prompt.prompt`."""
-    return "", f"{prompt(question, *rest, **how)}\n{' '.join(question.split())}"
+    return "", f"{prompt(question, *rest)}\n{' '.join(question.split())}"
 
 
 @cache
 def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str, list]:
     """What `llama_65b.encode` makes of a split for a row (of which only the prompt counts), with numbers and databases."""
-    benchmark = benchmark_of(data, row.others, row.values, row.plain)
+    benchmark = benchmark_of(data, row.others, row.values, row.plain, row.full)
     examples, schemas = benchmark.splits[split], benchmark.schemas
     rows = {name: [getattr(e, name) for e in examples] for name in ("index", "question", "db_id", "values", "sql")}
     names = rows["db_id"]
@@ -166,10 +165,8 @@ def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str
         rows |= dict(db_id=list(range(len(each))), values=[example.values for example, _ in each])
         schemas = dict(enumerate(schema for _, schema in each))
     tokenizer = script.load_tokenizer(script.Args(model=model))
-    if row.full:
-        rows["sql"] = [qualified(sql, schemas[db_id]) for sql, db_id in zip(rows["sql"], rows["db_id"])]
     original = script.question_first
-    script.question_first = partial(question_twice, as_in_sql=row.full) if row.order == "twice" else original
+    script.question_first = question_twice if row.order == "twice" else original
     try:
         behind = row.order in ("schema", "shared")
         encoded = script.encode(rows, schemas, tokenizer, script.Args.max_input_tokens, behind)
@@ -284,7 +281,7 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     original = script.collate_prompts
     script.collate_prompts = right_padded if "right" in row.faults else original
     try:
-        benchmark = benchmark_of(given.data, row.others, row.values, row.plain)
+        benchmark = benchmark_of(given.data, row.others, row.values, row.plain, row.full)
         rows, figures = script.evaluate(model, tokenizer, benchmark, dev, args, accelerator, Stop())
     finally:
         script.collate_prompts = original
@@ -466,8 +463,8 @@ PAIRS = (
     ("plain-question", "plain-question-values"),
     ("plain-question-values", "plain-varied-values"),
     ("plain-varied-values", "plain-twice-varied-values"),
-    ("plain-twice-varied-values", "plain-twice-varied-values-12"),
     ("plain-twice-varied-values", "plain-twice-varied-values-full"),
+    ("plain-twice-varied-values-full", "plain-twice-varied-values-full-12"),
 )
 
 
