@@ -304,10 +304,10 @@ def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTo
 
 
 def lean_biases(model: torch.nn.Module) -> None:
-    """Have the position biases made as attention takes them: in autocast's type and, as its fast kernels ask, row by row.
+    """Have the position biases made as attention takes them: in autocast's type and row by row.
 
-    transformers lays them out head by head within a position, in float32, and each layer adds the mask for every example of the
-    batch: such a tensor, as large as the scores, would be made, converted and taken by the slowest kernel in every layer.
+    transformers lays them out head by head within a position, in float32, and each layer lays the mask of every example over
+    them: a tensor as large as the scores, that each would have to convert, forward and backward.
     """
 
     def lean(compute: Callable[..., torch.Tensor], *lengths, **how) -> torch.Tensor:
