@@ -66,7 +66,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
-    full_names: bool = False  # so, too, and columns as table.column in prompt and SQL; kept
+    full_names: bool = False  # as --plain_sql, and columns as table.column in prompt and SQL: a third longer; kept
     vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
@@ -207,7 +207,7 @@ def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: PreTrainedT
 def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
     """Examples -> input_ids, attention_mask, labels, each (examples, longest); padding is masked by length, not by id.
 
-    On a GPU the first two are filled up to a multiple of 16, else each layer would copy its position bias to one.
+    On a GPU the first two are filled up to a multiple of 16, else attention would fill up its position bias in every layer.
     """
     ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
 

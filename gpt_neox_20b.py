@@ -75,7 +75,7 @@ class Args:
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
     plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
-    full_names: bool = False  # so, too, and columns as table.column in prompt and SQL; kept
+    full_names: bool = False  # as --plain_sql, and columns as table.column in prompt and SQL: a third longer; kept
     vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
     values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
     share_schema: bool = False  # schema first, once for a batch: a quarter of the tokens in updates of 128; kept

@@ -23,7 +23,7 @@ def prompt(
     stand beside their columns as SQL writes them: `Country ( 'France' )`. `dropped` holds columns (indices into
     `schema.columns`) and whole tables (-1 - index into `schema.tables`) to leave out, with the keys that name them;
     `keys=False` leaves the two lists of keys empty. Where the schema's names are full, columns stand as
-    `data.plain.qualified` writes them, with their table's name and between spaces, the same tokens as in SQL.
+    `data.plain.qualified` writes them, with their table's name and, as in most of SQL, between spaces: the same tokens.
     """
     return "\n".join([" ".join(question.split()), *_described(schema, _beside(values), dropped, keys)])
 
@@ -43,7 +43,7 @@ def schema_first(
     lines = [" ".join(question.split())]
     values = [value for value in values if not {value["column"], -1 - schema.columns[value["column"]][0]} & dropped]
     named = [f"{_full(schema, column)} ( {' , '.join(texts)} )" for column, texts in _beside(values).items()]
-    lines += [f"values:[{','.join(named)}]"] if named else []
+    lines += [f"values:{_listed(named, schema)}"] if named else []
     return "\n".join(_described(schema, {}, dropped, keys)) + "\n", "\n".join(lines)
 
 
@@ -60,19 +60,20 @@ def _full(schema: Schema, column: int) -> str:
     return f"{schema.tables[table]}.{name}"
 
 
+def _listed(names: list[str], schema: Schema) -> str:
+    """Names in brackets; between spaces where they are to be what SQL writes."""
+    return f"[ {' , '.join(names)} ]" if schema.full_names else f"[{','.join(names)}]"
+
+
 def _described(schema: Schema, beside: dict[int, list[str]], dropped: frozenset[int], keys: bool) -> list[str]:
     """The lines of a schema."""
-
-    def listed(names: list[str]) -> str:
-        return f"[ {' , '.join(names)} ]" if schema.full_names else f"[{','.join(names)}]"
-
     lines = [f"db_id:{schema.db_id}"]
     for table in sorted(range(len(schema.tables)), key=lambda index: schema.tables[index].lower()):
         if -1 - table not in dropped:
             columns = [i for i, (t, _) in enumerate(schema.columns) if t == table and i not in dropped]
             names = [_full(schema, i) if schema.full_names else schema.columns[i][1] for i in columns]
             names = [name + (f" ( {' , '.join(beside[i])} )" if i in beside else "") for i, name in zip(columns, names)]
-            lines.append(f"Table {schema.tables[table]}, columns = {listed(['*', *names])}")
+            lines.append(f"Table {schema.tables[table]}, columns = {_listed(['*', *names], schema)}")
 
     def kept(*columns: int) -> bool:
         return keys and not any(c in dropped or -1 - schema.columns[c][0] in dropped for c in columns)
@@ -80,7 +81,7 @@ def _described(schema: Schema, beside: dict[int, list[str]], dropped: frozenset[
     pairs = [(child, parent) for child, parent in schema.foreign_keys if kept(child, parent)]
     foreign = [f"{_full(schema, child)} = {_full(schema, parent)}" for child, parent in pairs]
     primary = [_full(schema, column) for column in schema.primary_keys if kept(column)]
-    return [*lines, "", f"foreign key:{listed(foreign)}", f"primary key:{listed(primary)}"]
+    return [*lines, "", f"foreign key:{_listed(foreign, schema)}", f"primary key:{_listed(primary, schema)}"]
 
 
 def quoted(text: str) -> str:

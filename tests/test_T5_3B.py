@@ -13,6 +13,7 @@ from conftest import records
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
 import T5_3B as script
+from data import sample, spider
 from data.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,9 +51,36 @@ def test_lean_biases_change_neither_loss_nor_gradient_and_lie_row_by_row():
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         assert (one - other).norm() <= 1e-5 * one.norm()
+    with torch.autocast("cpu", torch.bfloat16):
+        for mend in (lambda attention: vars(attention).pop("compute_bias"), lambda attention: script.lean_biases(model)):
+            mend(attention)
+            model.zero_grad()
+            model(**batch).loss.backward()
+            found.append((None, [weight.grad.clone() for weight in model.parameters()]))
+    for one, other in zip(found[2][1], found[3][1], strict=True):  # the bias's own gradient is summed in bf16, too
+        assert (one - other).norm() <= 0.02 * one.norm()
     assert attention.compute_bias(7, 7).is_contiguous() and attention.compute_bias(7, 7).dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert attention.compute_bias(7, 7).dtype == torch.bfloat16
+
+
+def test_a_loaded_model_has_lean_biases():
+    args = replace(script.Args(), **script.TINY, tiny=True)
+    benchmark = spider.load(sample.build())
+    base = dict(model="none", tiny=True, random_weights=False, seed=0)
+    tokenizer = script.load_tokenizer(args, benchmark)
+    model = script.load_model(args, base, script.load_config(base), tokenizer, torch.device("cpu"))
+    for stack in (model.encoder, model.decoder):
+        assert stack.block[0].layer[0].SelfAttention.compute_bias(7, 7).is_contiguous()
+
+
+def test_on_a_gpu_prompts_are_filled_up_for_the_attention(monkeypatch):
+    rows = [dict(input_ids=[5] * 30 + [1], labels=[7, 8, 1]), dict(input_ids=[5] * 33, labels=[9, 1])]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    batch = script.collate(rows, 0)
+    shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
+    assert shapes == dict(input_ids=(2, 48), attention_mask=(2, 48), labels=(2, 3))
+    assert batch["attention_mask"].sum(1).tolist() == [31, 33] and not batch["input_ids"][:, 33:].any()
 
 
 def test_what_graphs_fill_a_batch_with_changes_neither_loss_nor_gradient():

@@ -86,6 +86,11 @@ def test_padding_is_masked_by_length_even_where_pad_and_end_share_an_id():
 # ------------------------------------------------------------------------------------------------------------- model
 
 
+def test_a_loaded_model_has_lean_biases(model):
+    for stack in (model.get_base_model().encoder, model.get_base_model().decoder):
+        assert stack.block[0].layer[0].SelfAttention.compute_bias(7, 7).is_contiguous()
+
+
 def test_every_linear_layer_but_the_output_is_4_bit_with_lora_and_the_new_pieces_train(model, tokenizer):
     base = [path for path, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
     layers = {path.split(".base_layer")[0] for path in base if path.endswith("base_layer")}

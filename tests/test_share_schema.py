@@ -189,6 +189,9 @@ def test_the_schema_is_the_same_with_and_without_values(benchmark):
     table, column = schema.columns[example.values[0]["column"]]
     assert f"values:[{schema.tables[table]}.{column} ( '{example.values[0]['text']}'" in question
     assert question_first(example.question, schema)[1].split("\n", 1)[1] + "\n" == text
+    text, question = schema_first(example.question, replace(schema, full_names=True), example.values)
+    assert f"values:[ {schema.tables[table]}.{column} ( '{example.values[0]['text']}'" in question
+    assert f"Table {schema.tables[table]}, columns = [ * , {schema.tables[table]}." in text
 
 
 def test_values_of_columns_that_are_left_out_leave_too(script, tokenizer, benchmark):

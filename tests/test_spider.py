@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError, exit_on_user_error
-from data.spider import Schema, inspect, load, parse_schema, schema_of_database, tables_entry
+from data.spider import Benchmark, Example, Schema, inspect, load, parse_schema, schema_of_database, tables_entry
 
 ROOT = Path(__file__).resolve().parent.parent
 PETS = "CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT); INSERT INTO pet VALUES (1, 'Rex'), (2, 'Tom');"
@@ -94,8 +94,17 @@ def test_the_summary_tells_different_data_apart(spider):
     before = load(spider).summary()
     assert before == load(spider).summary()
     assert before["examples"] == {"train": 3, "dev": 1} and before["directory"] == str(spider)
+    assert load(spider, full_names=True).summary()["sha256"] != before["sha256"]
     write(spider / "dev.json", [GOLD | {"question": "Another?"}])
     assert load(spider).summary()["sha256"] != before["sha256"]
+
+
+def test_the_summary_stays_from_version_to_version():
+    """Or runs of before could not be resumed."""
+    shop = Schema("shop", ("item",), ((-1, "*"), (0, "id")), ("text", "number"), (1,), ())
+    example = Example(0, "shop", "How many?", "SELECT count(*) FROM item")
+    summary = Benchmark(Path("x"), {"shop": shop}, {"train": [example]}, {}).summary()
+    assert summary["sha256"] == "708d433aa4ff0d70cbd4756b46862f9e17100adf36a1356ff021eedbcc9a209b"
 
 
 def test_text_in_a_database_that_is_not_utf_8_stops_nothing(spider):

@@ -57,6 +57,8 @@ def test_the_benchmark_stays_as_it_is_but_for_train():
     assert [e.question for e in shown.splits["train"]] == 3 * [e.question for e in benchmark.splits["train"]]
     assert vary(benchmark, 0.4, 3, 0) == shown != vary(benchmark, 0.4, 3, 1)
     assert vary(benchmark, 0.4, 5, 0).splits["train"][: 3 * 40] == shown.splits["train"]  # more epochs begin as fewer do
+    full = vary(spider.load(sample.build(), full_names=True, overfit=4), 0.4, 2, 0)
+    assert all(schema.full_names for schema in full.schemas.values()) and len(full.schemas) > 2 * 4
     prompts = [fit(e.question, shown.schemas[e.db_id], e.values, 10**6, len)[0] for e in shown.splits["train"]]
     assert len(set(prompts)) > 100 and not any("#" in prompt for prompt in prompts)
 

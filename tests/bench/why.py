@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import llama_65b as script  # noqa: E402
-from data import spider  # noqa: E402
+from data import batches, spider  # noqa: E402
 from data.batches import grouped, micro_batches, shared_tokens  # noqa: E402
 from data.files import write_atomically  # noqa: E402
 from data.prompt import prompt  # noqa: E402
@@ -79,6 +79,7 @@ class Row:
     others: bool = False  # train_others.json, too
     plain: bool = False  # SQL in one spelling
     full: bool = False  # columns with their tables' names and alike in schema and SQL, to the token: --full_names
+    together: int = batches.TOGETHER  # questions of a shared schema side by side
     varied: float = 0.0  # each epoch columns in another order, without up to this share of what the answer does not need
 
 
@@ -86,6 +87,8 @@ PLAIN = Row("full", order="question", plain=True)
 # the ways to train that the answer rests on: what is said of each, how, and learning rates of which the better counts
 STEMS: dict[str, tuple[str, Row, tuple[float, ...]]] = {
     "full": ("all weights", Row("full"), (4e-4, 8e-4)),
+    "together-12": ("the same, 12 questions of a schema side by side", Row("full", together=12), (4e-4,)),
+    "together-16": ("the same, 16 side by side", Row("full", together=16), (4e-4,)),
     "lora-64": ("LoRA in bf16, rank 64, all linear layers", Row("lora", **LARGE), (1e-3, 2e-3)),
     "qlora-64": ("QLoRA in NF4, rank 64, all linear layers", Row("qlora", **LARGE), (1e-3, 2e-3)),
     "lora-8": ("LoRA in bf16, rank 8, q and v", Row("lora", **SMALL), (1e-3, 3e-3)),
@@ -322,6 +325,7 @@ def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device,
     for layer in layers:  # one compilation serves all of them
         layer.compile(dynamic=True)
     losses, began = [], time.perf_counter()
+    batches.TOGETHER = row.together
     orders = micro_batches(lengths, row.update, 1, 1, 0, row.seed, 0, total, schemas=schemas)
     updates = -(-len(train) // row.update)  # an epoch
     later = later_epochs(row, given) if row.varied else None
@@ -332,10 +336,10 @@ def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device,
             some = [i for group in grouped(some, schemas) for i in group]
         for group in optimizer.param_groups:
             group["lr"] = script.learning_rate(args, update, total)
-        batches = [collate(part, pad, row.faults) for part in parts([train[i] for i in some], row.faults, given.tokens)]
-        targets = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+        passes = [collate(part, pad, row.faults) for part in parts([train[i] for i in some], row.faults, given.tokens)]
+        targets = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in passes)
         loss_sum = torch.zeros((), device=device)
-        for batch in batches:
+        for batch in passes:
             with autocast:
                 loss = answer_loss(**{name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}) / targets
             loss.backward()
@@ -448,6 +452,8 @@ def gap(first: list[dict], second: list[dict]) -> tuple[float, float, float]:
 
 
 PAIRS = (
+    ("full", "together-12"),
+    ("full", "together-16"),
     ("full", "lora-64"),
     ("lora-64", "qlora-64"),
     ("lora-8", "qlora-8"),
