@@ -34,29 +34,36 @@ def test_two_updates_and_two_more_equal_four(two_and_two):
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
 
 
-def test_lean_biases_change_neither_loss_nor_gradient_and_lie_row_by_row():
+def small() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """A random model and a batch of two prompts, of 31 and 50 tokens."""
     torch.manual_seed(0)
-    model = AutoModelForSeq2SeqLM.from_config(T5Config(**script.TINY_CONFIG))
     rows = [dict(input_ids=[5] * 30 + [1], labels=[7, 8, 1]), dict(input_ids=list(range(3, 53)), labels=[9, 1])]
-    batch = script.collate(rows, 0)
+    return AutoModelForSeq2SeqLM.from_config(T5Config(**script.TINY_CONFIG)), script.collate(rows, 0)
+
+
+def step(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradients."""
+    model.zero_grad()
+    loss = model(**batch).loss
+    loss.backward()
+    return loss.item(), [weight.grad.clone() for weight in model.parameters()]
+
+
+def test_lean_biases_change_neither_loss_nor_gradient_and_lie_row_by_row():
+    model, batch = small()
     attention = model.encoder.block[0].layer[0].SelfAttention
     assert not attention.compute_bias(7, 7).is_contiguous()  # else there is nothing to mend
     found = []
     for mend in (lambda model: None, script.lean_biases):
         mend(model)
-        model.zero_grad()
-        loss = model(**batch).loss
-        loss.backward()
-        found.append((loss.item(), [weight.grad.clone() for weight in model.parameters()]))
+        found.append(step(model, batch))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         assert (one - other).norm() <= 1e-5 * one.norm()
     with torch.autocast("cpu", torch.bfloat16):
         for mend in (lambda attention: vars(attention).pop("compute_bias"), lambda attention: script.lean_biases(model)):
             mend(attention)
-            model.zero_grad()
-            model(**batch).loss.backward()
-            found.append((None, [weight.grad.clone() for weight in model.parameters()]))
+            found.append(step(model, batch))
     for one, other in zip(found[2][1], found[3][1], strict=True):  # the bias's own gradient is summed in bf16, too
         assert (one - other).norm() <= 0.02 * one.norm()
     assert attention.compute_bias(7, 7).is_contiguous() and attention.compute_bias(7, 7).dtype == torch.float32
@@ -85,20 +92,14 @@ def test_on_a_gpu_prompts_are_filled_up_for_the_attention(monkeypatch):
 
 def test_what_graphs_fill_a_batch_with_changes_neither_loss_nor_gradient():
     """Batches take few shapes by padding, so that each shape's graph is soon captured."""
-    torch.manual_seed(0)
-    model = AutoModelForSeq2SeqLM.from_config(T5Config(**script.TINY_CONFIG))
-    rows = [dict(input_ids=[5] * 30 + [1], labels=[7, 8, 1]), dict(input_ids=list(range(3, 53)), labels=[9, 1])]
-    batch = script.collate(rows, 0)
+    model, batch = small()
     filled = script.Graphs.filled(batch)
     shapes = {name: tuple(tensor.shape) for name, tensor in filled.items()}
     assert shapes == dict(input_ids=(2, 128), attention_mask=(2, 128), labels=(2, 32))
     assert filled["attention_mask"].sum() == 81 and (filled["labels"] != -100).sum() == 5
     found = []
     for each in (batch, filled):
-        model.zero_grad()
-        loss = model(**each).loss
-        loss.backward()
-        found.append((loss.item(), [weight.grad.clone() for weight in model.parameters()]))
+        found.append(step(model, each))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         assert (one - other).norm() <= 1e-4 * one.norm()
