@@ -33,6 +33,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Adafactor, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, T5Config
@@ -377,6 +378,8 @@ def flops_per_token(model: torch.nn.Module) -> tuple[int, int]:
 # -------------------------------------------------------------------------------------------------------- evaluation
 
 
+# without cuDNN's attention, the first choice on an H100: to the same single query it now and then gives another result
+@sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 @torch.inference_mode()
 def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accelerator, stop: Stop) -> list[str] | None:
     """The SQL for each example, in their order; None once a signal asks to stop. Every rank writes a share, and gets all."""

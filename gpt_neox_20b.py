@@ -39,6 +39,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils import load_peft_weights
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, StaticCache
@@ -485,6 +486,8 @@ def flops_per_token(model: PeftModel) -> tuple[int, int]:
 # -------------------------------------------------------------------------------------------------------- evaluation
 
 
+# without cuDNN's attention, the first choice on an H100: to the same single query it now and then gives another result
+@sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 @torch.inference_mode()
 def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accelerator, stop: Stop) -> list[str] | None:
     """The SQL for each example, in their order; None once a signal asks to stop. Every rank writes a share, and gets all."""

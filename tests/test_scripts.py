@@ -3,13 +3,16 @@
 import importlib
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import records
+from datasets import Dataset
 
 from data import sample, spider
 from data.errors import UserError
+from data.signals import Stop
 
 SCRIPTS = ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"]
 FEW = ["--batch_size", "4", "--grad_accum", "1", "--eval_every", "2", "--eval_examples", "4", "--max_output_tokens", "8"]
@@ -47,6 +50,18 @@ def test_a_run_shows_itself_and_answers_questions(run, script, database, capsys)
     with pytest.raises(UserError, match="the question takes .* tokens, over --max_input_tokens 64: shorten it"):
         run(script, *asked, "--ask", "why " * 200, "--max_input_tokens", "64", out="other")
     assert not (done["folder"].parent / "other").exists()
+
+
+def test_answers_come_from_attention_that_repeats_itself(script, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        script, "gather_object", lambda answers: [seen.append(torch.backends.cuda.cudnn_sdp_enabled()), *answers][1:]
+    )
+    nothing = Dataset.from_dict(dict(input_ids=[], labels=[], shared=[]))
+    tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0, batch_decode=lambda ids, **how: [])
+    one = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
+    assert script.generate(None, tokenizer, nothing, script.Args(), one, Stop()) == []
+    assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def tracked(folder) -> dict:
