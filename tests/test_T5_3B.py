@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import records
-from transformers import AutoModelForSeq2SeqLM, T5Config
+from transformers import Adafactor, AutoModelForSeq2SeqLM, T5Config
 
 import T5_3B as script
 from data import sample, spider
@@ -79,6 +80,34 @@ def test_a_loaded_model_has_lean_biases():
     model = script.load_model(args, base, script.load_config(base), tokenizer, torch.device("cpu"))
     for stack in (model.encoder, model.decoder):
         assert stack.block[0].layer[0].SelfAttention.compute_bias(7, 7).is_contiguous()
+
+
+def test_lean_adafactor_does_what_transformers_does_and_takes_up_its_state():
+    how = dict(lr=1e-2, scale_parameter=False, relative_step=False, warmup_init=False)
+    torch.manual_seed(0)
+    weights = [torch.randn(40, 24), torch.randn(24), torch.randn(3, 70)]
+    # the second step is clipped; the last row of the first weight never has a gradient
+    gradients = [[torch.randn_like(weight) * size for weight in weights] for size in (1.0, 100.0, 1e-3, 1e-18)]
+    for each in gradients:
+        each[0][-1] = 0
+    ends, states = [], []
+    lean = partial(script.LeanAdafactor, capture=False)
+    for kinds in ((Adafactor, Adafactor), (lean, lean), (Adafactor, lean), (lean, Adafactor)):
+        own = [torch.nn.Parameter(weight.clone()) for weight in weights]
+        first, then = (kind(own, **how) for kind in kinds)
+        for number, each in enumerate(gradients):
+            if number == 2:
+                then.load_state_dict(first.state_dict())
+            for weight, gradient in zip(own, each):
+                weight.grad = gradient.clone()
+            (then if number >= 2 else first).step()
+        ends.append(own)
+        states.append(then.state_dict()["state"])
+    for end, state in zip(ends[1:], states[1:]):
+        for one, other, start in zip(ends[0], end, weights, strict=True):
+            assert (one - other).norm() <= 1e-5 * (one - start).norm()
+        assert {key: set(kept) for key, kept in state.items()} == {key: set(kept) for key, kept in states[0].items()}
+    assert all(torch.equal(each.grad, gradient) for each, gradient in zip(ends[1], gradients[-1]))
 
 
 def test_on_a_gpu_prompts_are_filled_up_for_the_attention(monkeypatch):
