@@ -37,6 +37,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Adafactor, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, T5Config
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
 from data import sample, spider
 from data.ask import bare_ask, conversation
@@ -87,7 +88,7 @@ class Args:
     num_beams: int = 1  # 1: greedy
     gradient_checkpointing: bool = False  # recompute activations: less memory, slower
     compile: bool = False  # compile the layers for training: fewer launches, after a minute or two at a run's start; needs gcc
-    cuda_graphs: bool = True  # replay a batch's kernels in one launch; on the plain path, with none of the two above
+    cuda_graphs: bool = True  # on the plain path, start kernels together: answers', and training's with none of the two above
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -446,8 +447,13 @@ def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accel
         inputs = {key: batch[key].to(accelerator.device) for key in ("input_ids", "attention_mask")}
         try:
             with accelerator.autocast():
-                how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
-                written = model.generate(**inputs, **how)
+                if args.num_beams == 1:
+                    # under DeepSpeed a hook waits for the GPU at each call, which a graph cannot
+                    capture = args.cuda_graphs and not is_zero2(accelerator)
+                    written = write(model, inputs, args.max_output_tokens, tokenizer, capture)
+                else:
+                    how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
+                    written = model.generate(**inputs, **how)
         except RuntimeError as error:
             if size == 1 or not should_reduce_batch_size(error):
                 raise
@@ -458,6 +464,47 @@ def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accel
         bar.update(len(chosen))
     everyone = gather_object(answers)
     return [sql for _, sql in sorted(everyone)] if len(everyone) == len(examples) else None
+
+
+def write(
+    model, inputs: dict[str, torch.Tensor], steps: int, tokenizer: PreTrainedTokenizerFast, capture: bool
+) -> torch.Tensor:
+    """Up to `steps` tokens for each prompt, greedily, (prompts, tokens); padding behind its end.
+
+    The kernels of a step take longer to launch than to run: where `capture`, a GPU replays them as one CUDA graph, for which
+    keys and values have all their places from the beginning.
+    """
+    count, device, pad = len(inputs["input_ids"]), inputs["input_ids"].device, tokenizer.pad_token_id
+    cache = EncoderDecoderCache(StaticCache(config=model.config, max_cache_len=steps), DynamicCache(config=model.config))
+    how = dict(encoder_outputs=model.get_encoder()(**inputs), past_key_values=cache, use_cache=True)
+    prompt_mask = inputs["attention_mask"].bool()[:, None, None]  # as torch's attention takes it
+    mask = torch.zeros((count, 1, 1, steps), dtype=torch.bool, device=device)
+    token = torch.full((count, 1), model.config.decoder_start_token_id, device=device)
+    ended = torch.zeros_like(token, dtype=torch.bool)
+    written = torch.full((count, steps), pad, device=device)
+    number = torch.zeros(1, dtype=torch.long, device=device)
+
+    def step() -> None:
+        mask.index_fill_(3, number, True)
+        logits = model(attention_mask=prompt_mask, decoder_input_ids=token, decoder_attention_mask=mask, **how).logits
+        token.copy_(logits.argmax(-1).masked_fill_(ended, pad))
+        ended.logical_or_(token == tokenizer.eos_token_id)
+        written.index_copy_(1, number, token)
+        number.add_(1)
+
+    graph = None
+    for done in range(steps):
+        if done % 8 == 0 and ended.all():
+            break
+        if graph:
+            graph.replay()
+            continue
+        step()
+        if capture and device.type == "cuda" and done == 1:  # the first step has kernels of its own
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+    return written
 
 
 @torch.compiler.set_stance("force_eager")  # what --compile made is for training

@@ -32,6 +32,7 @@ from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, 
 from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils import load_peft_weights
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -41,6 +42,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast, T5Config
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.integrations import replace_with_bnb_linear
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
@@ -308,8 +310,8 @@ def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTo
     # else PEFT takes the two for one, and leaves out the rows of the output layer
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
     if checkpoint := checkpoint_of(args.model):
-        return PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
-    return add_lora(model, args, tokenizer)
+        return rows_at_hand(PeftModel.from_pretrained(model, checkpoint, is_trainable=True))
+    return rows_at_hand(add_lora(model, args, tokenizer))
 
 
 def lean_biases(model: torch.nn.Module) -> None:
@@ -344,6 +346,23 @@ def add_lora(model: torch.nn.Module, args: Args, tokenizer: PreTrainedTokenizerF
         task_type="SEQ_2_SEQ_LM", r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout,
         target_modules=targets, trainable_token_indices=dict.fromkeys(["embed_tokens", "lm_head"], pieces),
     ))  # fmt: skip
+
+
+def rows_at_hand(model: PeftModel) -> PeftModel:
+    """The model with the numbers of its trained rows on its device.
+
+    PEFT copies them there at each call, which takes time, and which no CUDA graph captures.
+    """
+
+    def merged(layer: TrainableTokensLayer, rows: torch.Tensor, active: list[str]) -> torch.Tensor:
+        weight = layer.get_base_layer().weight
+        return weight.index_copy(0, rows, layer.trainable_tokens_delta[active[0]].to(weight))
+
+    for layer in model.modules():
+        if isinstance(layer, TrainableTokensLayer):
+            (rows,) = layer.token_indices.values()
+            layer.get_merged_weights = partial(merged, layer, torch.tensor(rows, device=layer.get_base_layer().weight.device))
+    return model
 
 
 def numel(weight: torch.nn.Parameter) -> int:
@@ -392,8 +411,11 @@ def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accel
         inputs = {key: batch[key].to(accelerator.device) for key in ("input_ids", "attention_mask")}
         try:
             with accelerator.autocast():
-                how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
-                written = model.generate(**inputs, **how)
+                if args.num_beams == 1:
+                    written = write(model.get_base_model(), inputs, args.max_output_tokens, tokenizer)
+                else:
+                    how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
+                    written = model.generate(**inputs, **how)
         except RuntimeError as error:
             if size == 1 or not should_reduce_batch_size(error):
                 raise
@@ -404,6 +426,45 @@ def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accel
         bar.update(len(chosen))
     everyone = gather_object(answers)
     return [sql for _, sql in sorted(everyone)] if len(everyone) == len(examples) else None
+
+
+def write(model, inputs: dict[str, torch.Tensor], steps: int, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Up to `steps` tokens for each prompt, greedily, (prompts, tokens); padding behind its end.
+
+    The kernels of a step take longer to launch than to run: a GPU replays them as one CUDA graph, for which keys and values
+    have all their places from the beginning.
+    """
+    count, device, pad = len(inputs["input_ids"]), inputs["input_ids"].device, tokenizer.pad_token_id
+    cache = EncoderDecoderCache(StaticCache(config=model.config, max_cache_len=steps), DynamicCache(config=model.config))
+    how = dict(encoder_outputs=model.get_encoder()(**inputs), past_key_values=cache, use_cache=True)
+    prompt_mask = inputs["attention_mask"].bool()[:, None, None]  # as torch's attention takes it
+    mask = torch.zeros((count, 1, 1, steps), dtype=torch.bool, device=device)
+    token = torch.full((count, 1), model.config.decoder_start_token_id, device=device)
+    ended = torch.zeros_like(token, dtype=torch.bool)
+    written = torch.full((count, steps), pad, device=device)
+    number = torch.zeros(1, dtype=torch.long, device=device)
+
+    def step() -> None:
+        mask.index_fill_(3, number, True)
+        logits = model(attention_mask=prompt_mask, decoder_input_ids=token, decoder_attention_mask=mask, **how).logits
+        token.copy_(logits.argmax(-1).masked_fill_(ended, pad))
+        ended.logical_or_(token == tokenizer.eos_token_id)
+        written.index_copy_(1, number, token)
+        number.add_(1)
+
+    graph = None
+    for done in range(steps):
+        if done % 8 == 0 and ended.all():
+            break
+        if graph:
+            graph.replay()
+            continue
+        step()
+        if device.type == "cuda" and done == 1:  # the first step has kernels of its own
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+    return written
 
 
 @torch.compiler.set_stance("force_eager")  # what --compile made is for training

@@ -36,6 +36,7 @@ from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, 
 from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils import load_peft_weights
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -411,8 +412,8 @@ def load_model(args: Args, base: dict, config: PretrainedConfig, tokenizer: Toke
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise UserError(f"{base['model']} has fewer embeddings than its tokenizer has pieces: name a whole model")
     if checkpoint := checkpoint_of(args.model):
-        return load_adapter(model, checkpoint, is_trainable=True)
-    return add_lora(model, args, tokenizer)
+        return rows_at_hand(load_adapter(model, checkpoint, is_trainable=True))
+    return rows_at_hand(add_lora(model, args, tokenizer))
 
 
 def load_adapter(model: torch.nn.Module, checkpoint: Path, is_trainable: bool) -> PeftModel:
@@ -456,6 +457,23 @@ class AnswerLoss(torch.nn.Module):
         logits = causal.get_output_embeddings()(hidden[:, :-1][answer])
         loss = torch.nn.functional.cross_entropy(logits.float(), following[answer].to(logits.device), reduction="sum")
         return loss.to(input_ids.device)
+
+
+def rows_at_hand(model: PeftModel) -> PeftModel:
+    """The model with the numbers of its trained rows on its device.
+
+    PEFT copies them there at each call, which takes time, and which no CUDA graph captures.
+    """
+
+    def merged(layer: TrainableTokensLayer, rows: torch.Tensor, active: list[str]) -> torch.Tensor:
+        weight = layer.get_base_layer().weight
+        return weight.index_copy(0, rows, layer.trainable_tokens_delta[active[0]].to(weight))
+
+    for layer in model.modules():
+        if isinstance(layer, TrainableTokensLayer):
+            (rows,) = layer.token_indices.values()
+            layer.get_merged_weights = partial(merged, layer, torch.tensor(rows, device=layer.get_base_layer().weight.device))
+    return model
 
 
 def numel(weight: torch.nn.Parameter) -> int:

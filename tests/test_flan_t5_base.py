@@ -12,7 +12,6 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from conftest import records
-from peft import PeftModelForSeq2SeqLM
 from transformers import T5Config, T5ForConditionalGeneration
 
 import flan_t5_base as script
@@ -210,15 +209,15 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_checkpoint(run, tmp_path
 
 
 def test_an_evaluation_batch_that_does_not_fit_is_halved(run, monkeypatch, capsys):
-    real, sizes = PeftModelForSeq2SeqLM.generate, []
+    real, sizes = script.write, []
 
-    def generate(self, *, input_ids, **how):
-        sizes.append(len(input_ids))
-        if input_ids.numel() > 2 * 64:
+    def write(model, inputs, *given, **how):
+        sizes.append(len(inputs["input_ids"]))
+        if inputs["input_ids"].numel() > 2 * 64:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-        return real(self, input_ids=input_ids, **how)
+        return real(model, inputs, *given, **how)
 
-    monkeypatch.setattr(PeftModelForSeq2SeqLM, "generate", generate)
+    monkeypatch.setattr(script, "write", write)
     done = run(script, *FEW, "--eval_only", "--eval_batch_size", "8")
     assert sizes[:2] == [8, 4] and len(done["predictions"]) == 8
     assert "do not fit the memory: going on with 4 a batch" in capsys.readouterr().out

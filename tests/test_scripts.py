@@ -3,12 +3,14 @@
 import importlib
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import records
 from datasets import Dataset
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 
 from data import sample, spider
 from data.errors import UserError
@@ -62,6 +64,46 @@ def test_answers_come_from_attention_that_repeats_itself(script, monkeypatch):
     one = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
     assert script.generate(None, tokenizer, nothing, script.Args(), one, Stop()) == []
     assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("name", ["T5_3B", "gpt_neox_20b"])
+def test_beams_write_an_answer_to_each_question(run, name):
+    script = importlib.import_module(name)
+    done = run(script, *FEW, "--max_updates", "1", "--eval_every", "0", "--num_beams", "2")
+    assert len(done["predictions"]) == 4
+
+
+@pytest.mark.parametrize("name", SCRIPTS[1:])
+def test_trained_rows_are_put_among_the_others_without_the_cpu(name, monkeypatch):
+    """A CUDA graph captures no copy of their numbers from there."""
+    script = importlib.import_module(name)
+    args = replace(script.Args(), **script.TINY, tiny=True)
+    base = dict(model="none", tiny=True, random_weights=False, seed=0)
+    tokenizer = script.load_tokenizer(args, spider.load(sample.build()))
+    config = script.load_config(base) if name == "flan_t5_base" else script.load_config(args, base)
+    model = script.load_model(args, base, config, tokenizer, torch.device("cpu"))
+    layers = [module for module in model.modules() if isinstance(module, TrainableTokensLayer)]
+    assert layers
+    for layer in layers:
+        with torch.no_grad():
+            layer.trainable_tokens_delta["default"].add_(1)
+    expected = [TrainableTokensLayer.get_merged_weights(layer, layer.active_adapters) for layer in layers]
+    monkeypatch.setattr(torch, "tensor", lambda *given, **how: pytest.fail("made from a list"))
+    found = [layer.get_merged_weights(layer.active_adapters) for layer in layers]
+    for one, other, layer in zip(expected, found, layers, strict=True):
+        assert torch.equal(one, other) and not torch.equal(one, layer.get_base_layer().weight)
+        other.sum().backward()
+        assert layer.trainable_tokens_delta["default"].grad.abs().sum() > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_replayed_steps_give_the_same_answers_each_time(run, script):
+    options = [*FEW, "--max_output_tokens", "40", "--eval_examples", "24", "--eval_batch_size", "6"]
+    options += ["--share_schema"] if hasattr(script.Args, "share_schema") else []
+    done = run(script, *options, "--max_updates", "60", "--eval_every", "0", "--batch_size", "16")
+    again = ["--eval_only", "--model", f"{done['folder']}/last"]
+    one, other = (run(script, *options, *again, out=name)["predictions"] for name in ("one", "other"))
+    assert [row["predicted"] for row in one] == [row["predicted"] for row in other]
 
 
 def tracked(folder) -> dict:
