@@ -35,8 +35,9 @@ def test_all_weights_of_the_published_model_train():
     assert counts["trainable_percent"] == counts["trainable_percent_packed"] == 100
 
 
-def test_two_updates_and_two_more_equal_four(two_and_two):
-    straight, resumed = two_and_two(script, *FEW)
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_two_updates_and_two_more_equal_four(two_and_two, optimizer):
+    straight, resumed = two_and_two(script, *FEW, "--optimizer", optimizer)
     assert resumed["losses"] == straight["losses"]
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
 
