@@ -50,7 +50,7 @@ from transformers.integrations import replace_with_bnb_linear
 
 from data import sample, spider
 from data.ask import bare_ask, conversation
-from data.batches import describe, micro_batches, packed, shared_tokens
+from data.batches import SPAN, describe, micro_batches, shared_packs, shared_tokens
 from data.cache import encoded
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
 from data.errors import UserError, exit_on_user_error
@@ -231,38 +231,12 @@ def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
 
 
 def collate_shared(rows: list[dict], pad: int) -> tuple[dict[str, torch.Tensor], list[list[tuple[int, int]]]]:
-    """Examples -> input_ids, labels, position_ids and segments, all (packs, longest): a schema, its questions, the next schema.
-
-    Every question stands at the positions that follow its schema. Segments number what may attend to each other: each schema
-    a multiple of SPAN, its questions the numbers behind it, padding -1. The second value holds, for each pack, the examples in
-    it with the place of their last token.
-    """
-    groups: dict[tuple, list[int]] = {}
-    for number, row in enumerate(rows):
-        groups.setdefault(tuple(row["input_ids"][: row["shared"]]), []).append(number)
-    parts = []
-    for schema, own in groups.items():
-        texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in own]
-        spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
-        parts.append((
-            [*schema, *(i for text, answer in texts for i in text + answer)],
-            [-100] * len(schema) + [i for text, answer in texts for i in [-100] * len(text) + answer],
-            [*range(len(schema)), *(place for span in spans for place in span)],
-            [0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
-            [-1] * len(schema) + [i for number, span in zip(own, spans) for i in [-1] * (len(span) - 1) + [number]],
-        ))  # fmt: skip
-    packs = [[parts[i] for i in pack] for pack in packed([len(part[0]) for part in parts])]
-    *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
-    segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
-    filled = zip((*joined, segments), (pad, -100, 0, -1))
-    names = ("input_ids", "labels", "position_ids", "segments")
-    width = -(-max(map(len, segments)) // 16) * 16  # CUDA wants masks aligned
+    """Examples -> input_ids, labels, position_ids and segments, all (packs, longest), and where each ends: `shared_packs`."""
+    columns, ends = shared_packs(rows)
+    width = -(-max(map(len, columns["segments"])) // 16) * 16  # CUDA wants masks aligned
     width += 16 * (width % 128 == 64)  # whose gradients can be no numbers: https://github.com/pytorch/pytorch/issues/196678
-    ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
-    return dict(zip(names, (padded(each, filler, least=width) for each, filler in filled))), ends
-
-
-SPAN = 100_000  # more than the questions of a batch
+    fillers = dict(input_ids=pad, labels=-100, position_ids=0, segments=-1)
+    return {name: padded(columns[name], filler, least=width) for name, filler in fillers.items()}, ends
 
 
 def visible(segments: torch.Tensor) -> torch.Tensor:

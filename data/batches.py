@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 TOGETHER = 8  # questions of one schema that stand side by side where they share it: 16 schemas in an update of 128
 LONGEST = 2304  # tokens of them with their schema, or of one with a longer schema: what a forward pass has to have memory for
 ATTENTION = 12_000  # tokens of a row at which its dense attention costs as much as all else, by an estimate for LLaMA-65B
+SPAN = 100_000  # between the numbers of two schemas in a pack: more than the questions of a batch
 WINDOW = 128  # updates whose examples are sorted together by their prompts
 GROUP = 4  # of these, neighbours that are sorted together by their answers: under 10 % padding on Spider
 
@@ -108,6 +109,36 @@ def packed(lengths: Sequence[int]) -> list[list[int]]:
         return len(rows) * longest * (1 + longest / ATTENTION)
 
     return min((balanced(lengths, count) for count in range(1, len(lengths) + 1)), key=cost)
+
+
+def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
+    """Tokenised examples -> a list a pack of each of input_ids, labels, position_ids and segments, and where examples end.
+
+    An example has `input_ids`, of which the first `shared` are its schema, and `labels`. A pack is a schema, the questions that
+    share it, each followed by its answer, the next schema and so on: a row of `packed`. Every question stands at the positions
+    that follow its schema; labels are -100 but for answers. Segments number what may attend to each other: each schema a
+    multiple of SPAN, its questions the numbers behind it. The second value holds, for each pack, the examples in it with the
+    place of their last token.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(tuple(row["input_ids"][: row["shared"]]), []).append(number)
+    parts = []
+    for schema, own in groups.items():
+        texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in own]
+        spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
+        parts.append((
+            [*schema, *(i for text, answer in texts for i in text + answer)],
+            [-100] * len(schema) + [i for text, answer in texts for i in [-100] * len(text) + answer],
+            [*range(len(schema)), *(place for span in spans for place in span)],
+            [0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
+            [-1] * len(schema) + [i for number, span in zip(own, spans) for i in [-1] * (len(span) - 1) + [number]],
+        ))  # fmt: skip
+    packs = [[parts[i] for i in pack] for pack in packed([len(part[0]) for part in parts])]
+    *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
+    segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
+    ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
+    return dict(zip(("input_ids", "labels", "position_ids", "segments"), (*joined, segments))), ends
 
 
 def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]]) -> list[int]:

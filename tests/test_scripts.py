@@ -56,9 +56,12 @@ def test_a_run_shows_itself_and_answers_questions(run, script, database, capsys)
 
 def test_answers_come_from_attention_that_repeats_itself(script, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        script, "gather_object", lambda answers: [seen.append(torch.backends.cuda.cudnn_sdp_enabled()), *answers][1:]
-    )
+
+    def gather(answers: list) -> list:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return answers
+
+    monkeypatch.setattr(script, "gather_object", gather)
     nothing = Dataset.from_dict(dict(input_ids=[], labels=[], shared=[]))
     tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0, batch_decode=lambda ids, **how: [])
     one = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
