@@ -448,9 +448,7 @@ def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accel
         try:
             with accelerator.autocast():
                 if args.num_beams == 1:
-                    # under DeepSpeed a hook waits for the GPU at each call, which a graph cannot
-                    capture = args.cuda_graphs and not is_zero2(accelerator)
-                    written = write(model, inputs, args.max_output_tokens, tokenizer, capture)
+                    written = write(model, inputs, args.max_output_tokens, tokenizer, args.cuda_graphs)
                 else:
                     how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
                     written = model.generate(**inputs, **how)
@@ -486,7 +484,8 @@ def write(
 
     def step() -> None:
         mask.index_fill_(3, number, True)
-        logits = model(attention_mask=prompt_mask, decoder_input_ids=token, decoder_attention_mask=mask, **how).logits
+        # not model(...): DeepSpeed's hook waits for the GPU at each call, which a graph cannot
+        logits = model.forward(attention_mask=prompt_mask, decoder_input_ids=token, decoder_attention_mask=mask, **how).logits
         token.copy_(logits.argmax(-1).masked_fill_(ended, pad))
         ended.logical_or_(token == tokenizer.eos_token_id)
         written.index_copy_(1, number, token)
