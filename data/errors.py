@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a UserError, or a disk that is full, becomes one line on standard error and exit code 2."""
+    """Run `main`; a UserError, a full disk or a full GPU becomes one line on standard error and exit code 2."""
     try:
         main()
     except UserError as error:
@@ -20,6 +20,14 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             raise
         message = (
             f"no space left on the disk{f' of {error.filename}' if error.filename else ''}: free some, and go on or try again"
+        )
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, and this module does without torch
+            raise
+        message = (
+            "the GPU's memory is full: lower --batch_size and raise --grad_accum to match, recompute with "
+            "--gradient_checkpointing, or shorten prompts with --max_input_tokens; --resume goes on from a checkpoint "
+            f"({'. '.join(str(error).split('. ')[:2])})"
         )
     else:
         return

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.errors import UserError, exit_on_user_error
 from data.spider import Benchmark, Example, Schema, inspect, load, parse_schema, schema_of_database, tables_entry
@@ -461,6 +462,22 @@ def test_an_error_is_one_line_even_where_a_file_put_line_breaks_into_it(capsys):
     assert capsys.readouterr().err == "error: the table a b is odd: rename it\n"
 
 
+def test_a_full_gpu_is_one_line(capsys):
+    def fail() -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 344.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 298.12 MiB is "
+            "free. Including non-PyTorch memory, this process has 78.88 GiB memory in use."
+        )
+
+    with pytest.raises(SystemExit) as caught:
+        exit_on_user_error(fail)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.startswith("error: the GPU's memory is full: lower --batch_size")
+    assert said.endswith("(CUDA out of memory. Tried to allocate 344.00 MiB)\n") and said.count("\n") == 1
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         exit_on_user_error(lambda: print(1 / 0))
+    with pytest.raises(RuntimeError, match="shapes"):
+        exit_on_user_error(lambda: torch.ones(2) @ torch.ones(3, 4))
