@@ -1,7 +1,8 @@
 """The order in which examples are seen: shuffled, grouped by length, the same on every machine for a seed and an epoch."""
 
 import random
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 TOGETHER = 8  # questions of one schema that stand side by side where they share it: 16 schemas in an update of 128
 LONGEST = 2304  # tokens of them with their schema, or of one with a longer schema: what a forward pass has to have memory for
@@ -22,8 +23,9 @@ def epoch_updates(
     """One epoch as lists of `examples_per_update` indices, longest prompt first; lengths are in tokens.
 
     Examples are shuffled, cut into windows, and sorted by prompt within a window; where answers are padded on their own
-    (`answers`), groups of a few updates are then sorted by answer. The updates so cut are shuffled. The last is filled up
-    from the beginning of the shuffled order, so that every one has its full size and every example is seen.
+    (`answers`), groups of a few updates are then sorted by answer. The updates so cut are shuffled; in the first epoch the one
+    with the longest prompts leads. The last is filled up from the beginning of the shuffled order, so that every one has its
+    full size and every example is seen.
 
     Where examples share the schema that `schemas` holds for each (any name, and its tokens), up to TOGETHER of one schema stand
     side by side instead, in updates of many schemas, long and short ones in each, so that all need about as much memory.
@@ -31,12 +33,12 @@ def epoch_updates(
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(prompts)))
     rng.shuffle(order)
-    if schemas is not None:
-        order = _side_by_side(order, prompts, schemas, -(-len(order) // examples_per_update), rng)
     while len(order) % examples_per_update:
         order += order[: examples_per_update - len(order) % examples_per_update]
     if schemas is not None:
-        return [order[i : i + examples_per_update] for i in range(0, len(order), examples_per_update)]
+        updates = _side_by_side(order, prompts, schemas, examples_per_update)
+        rng.shuffle(updates)
+        return _heaviest_first(updates, lambda update: sum(shared_tokens(update, prompts, schemas)), epoch)
     # a window is never a whole epoch, else the same examples would meet in each
     window = min(WINDOW, max(1, 2 * len(order) // (3 * examples_per_update)))
     # equal lengths stay shuffled: the sort is stable
@@ -46,23 +48,38 @@ def epoch_updates(
     order = _sorted_within(order, examples_per_update, prompts)
     updates = [order[i : i + examples_per_update] for i in range(0, len(order), examples_per_update)]
     rng.shuffle(updates)
+    return _heaviest_first(updates, lambda update: [prompts[index] for index in update], epoch)
+
+
+def _heaviest_first(updates: list[list[int]], weight: Callable[[list[int]], Any], epoch: int) -> list[list[int]]:
+    """`updates`; of the first epoch the one with most weight leads: what does not fit a GPU fails at once, not after hours."""
+    if epoch == 0:
+        updates.insert(0, updates.pop(max(range(len(updates)), key=lambda number: weight(updates[number]))))
     return updates
 
 
 def _side_by_side(
-    order: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], updates: int, rng: random.Random
-) -> list[int]:
-    """`order` with runs of examples of one schema, long and short runs spread over so many updates."""
-    runs = _runs(order, lengths, schemas, TOGETHER)
-    runs.sort(key=lambda run: -sum(shared_tokens(run, lengths, schemas)))
-    runs += [[]] * (-len(runs) % updates)
-    dealt: list[list[int]] = [[] for _ in range(updates)]
-    for start in range(0, len(runs), updates):  # of runs about as long each update has one
-        alike = runs[start : start + updates]
-        rng.shuffle(alike)
-        for update, run in zip(dealt, alike):
-            update += run
-    return [index for update in dealt for index in update]
+    order: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], size: int
+) -> list[list[int]]:
+    """`order` as updates of `size` examples: runs of one schema, the longest first, each to the update with fewest tokens.
+
+    A run that no update has room for is divided.
+    """
+
+    def tokens(run: list[int]) -> int:
+        return sum(shared_tokens(run, lengths, schemas))
+
+    updates: list[list[int]] = [[] for _ in range(len(order) // size)]
+    sums = [0] * len(updates)
+    for run in sorted(_runs(order, lengths, schemas, TOGETHER), key=tokens, reverse=True):
+        while run:
+            room = [size - len(update) for update in updates]
+            least = min(len(run), max(room))
+            place = min((number for number, places in enumerate(room) if places >= least), key=sums.__getitem__)
+            part, run = run[: room[place]], run[room[place] :]
+            updates[place] += part
+            sums[place] += tokens(part)
+    return updates
 
 
 def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[int]]:

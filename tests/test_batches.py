@@ -92,6 +92,16 @@ def test_updates_do_not_come_in_the_order_of_their_length():
     assert 0.3 < rises / len(means) < 0.7
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_update_of_a_run_needs_the_most_memory(seed):
+    """A batch that does not fit shows at once, not after hours."""
+    answers = random_lengths(1000, seed=1)
+    for longest in (None, answers):
+        first, *others = epoch_updates(LENGTHS, 8, seed, 0, longest)
+        assert [LENGTHS[i] for i in first] == max([LENGTHS[i] for i in update] for update in (first, *others))
+    assert LENGTHS[epoch_updates(LENGTHS, 8, seed, 1)[0][0]] < max(LENGTHS)
+
+
 # ------------------------------------------------------------------------------------------------------ ranks and resume
 
 

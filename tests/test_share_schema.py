@@ -265,6 +265,20 @@ def test_updates_and_their_batches_take_about_as_much_memory():
     assert max(map(sum, tokens)) <= 1.2 * min(map(sum, tokens))
 
 
+@pytest.mark.parametrize("size", [64, 126, 256])
+def test_no_update_needs_much_more_memory_than_others(size):
+    """Schemas and questions as long and as many as Spider's: a card that holds the first updates holds them all."""
+    rng = random.Random(0)
+    sizes = [int(min(1700, 60 + rng.expovariate(1 / 320))) for _ in range(140)]
+    schemas = [(number, sizes[number]) for number in (rng.randrange(140) for _ in range(7000))]
+    lengths = [tokens + rng.randint(30, 90) for _, tokens in schemas]
+    for epoch in range(2):
+        found = epoch_updates(lengths, size, 0, epoch, schemas=schemas)
+        tokens = [sum(shared_tokens(update, lengths, schemas)) for update in found]
+        assert max(tokens) <= 1.1 * statistics.fmean(tokens)
+        assert epoch or tokens[0] == max(tokens)
+
+
 def test_a_schema_counts_once_a_batch():
     assert grouped([3, 0, 2, 1], "abab") == [[3, 1], [0, 2]]
     schemas = [("a", 5), ("a", 5), ("b", 6), ("c", 6)]
