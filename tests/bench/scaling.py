@@ -41,11 +41,14 @@ class Run:
     options: tuple[str, ...] = ()
 
 
+QUICK = ("--share_schema", "--compile", "--no-gradient_checkpointing", "--lora_dropout", "0")
 RUNS = {
     "T5_3B": Run("T5_3B", 2),
     "T5_3B-best": Run("T5_3B", 16, ("--gradient_checkpointing",)),
     "gpt_neox_20b": Run("gpt_neox_20b", 4),
+    "gpt_neox_20b-best": Run("gpt_neox_20b", 64, QUICK),
     "llama_65b": Run("llama_65b", 4),
+    "llama_65b-best": Run("llama_65b", 21, QUICK),
 }
 
 

@@ -24,7 +24,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling import ROOT, environment, launched
+from scaling import QUICK, ROOT, environment, launched
 
 from data.errors import exit_on_user_error
 from data.files import write_atomically
@@ -51,7 +51,6 @@ PUBLISHED = {
     "gpt_neox_20b": Run("gpt_neox_20b", 4, 24, published=(4, 6.1)),
     "llama_65b": Run("llama_65b", 4, 24, published=(4, 6.1)),
 }
-QUICK = ("--share_schema", "--compile", "--no-gradient_checkpointing", "--lora_dropout", "0")
 FAST = {
     "T5_3B-one": Run("T5_3B", 1, 4, ("--grad_accum", "1")),
     "T5_3B-fast": Run("T5_3B", 64, 128, ("--grad_accum", "2", "--gradient_checkpointing")),  # without, 80 GB are too few
