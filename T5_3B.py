@@ -88,7 +88,7 @@ class Args:
     num_beams: int = 1  # 1: greedy
     gradient_checkpointing: bool = False  # recompute activations: less memory, slower
     compile: bool = False  # compile the layers for training: fewer launches, after a minute or two at a run's start; needs gcc
-    cuda_graphs: bool = True  # on the plain path, start kernels together: answers', and training's with none of the two above
+    cuda_graphs: bool = True  # start kernels together: answers', and those of plain training with none of the two above
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials

@@ -446,7 +446,7 @@ def write(model, inputs: dict[str, torch.Tensor], steps: int, tokenizer: PreTrai
 
     def step() -> None:
         mask.index_fill_(3, number, True)
-        logits = model.forward(attention_mask=prompt_mask, decoder_input_ids=token, decoder_attention_mask=mask, **how).logits
+        logits = model(attention_mask=prompt_mask, decoder_input_ids=token, decoder_attention_mask=mask, **how).logits
         token.copy_(logits.argmax(-1).masked_fill_(ended, pad))
         ended.logical_or_(token == tokenizer.eos_token_id)
         written.index_copy_(1, number, token)

@@ -23,12 +23,12 @@ def epoch_updates(
     """One epoch as lists of `examples_per_update` indices, longest prompt first; lengths are in tokens.
 
     Examples are shuffled, cut into windows, and sorted by prompt within a window; where answers are padded on their own
-    (`answers`), groups of a few updates are then sorted by answer. The updates so cut are shuffled; in the first epoch the one
-    with the longest prompts leads. The last is filled up from the beginning of the shuffled order, so that every one has its
-    full size and every example is seen.
+    (`answers`), groups of a few updates are then sorted by answer. The updates so cut are shuffled. The last is filled up
+    from the beginning of the shuffled order, so that every one has its full size and every example is seen.
 
     Where examples share the schema that `schemas` holds for each (any name, and its tokens), up to TOGETHER of one schema stand
-    side by side instead, in updates of many schemas, long and short ones in each, so that all need about as much memory.
+    side by side instead, in updates of many schemas, long and short ones in each, so that all of 64 and more need about as much
+    memory. In either case the two updates that need most lead the first epoch.
     """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(prompts)))
@@ -48,14 +48,25 @@ def epoch_updates(
     order = _sorted_within(order, examples_per_update, prompts)
     updates = [order[i : i + examples_per_update] for i in range(0, len(order), examples_per_update)]
     rng.shuffle(updates)
-    return _heaviest_first(updates, lambda update: [prompts[index] for index in update], epoch)
+
+    def padded(update: list[int]) -> list[int]:
+        longest = max(answers[index] for index in update) if answers is not None else 0
+        return [longest + prompts[index] for index in update]
+
+    return _heaviest_first(updates, padded, epoch)
 
 
 def _heaviest_first(updates: list[list[int]], weight: Callable[[list[int]], Any], epoch: int) -> list[list[int]]:
-    """`updates`; of the first epoch the one with most weight leads: what does not fit a GPU fails at once, not after hours."""
-    if epoch == 0:
-        updates.insert(0, updates.pop(max(range(len(updates)), key=lambda number: weight(updates[number]))))
-    return updates
+    """`updates`; in the first epoch the two with most weight lead: what does not fit a GPU fails at once, not after hours.
+
+    Two, as an optimiser takes memory for its state at the first step. Batches of an update differ, and later ones can be
+    somewhat larger.
+    """
+    if epoch:
+        return updates
+    heaviest = sorted(range(len(updates)), key=lambda number: weight(updates[number]), reverse=True)[:2]
+    others = [number for number in range(len(updates)) if number not in heaviest]
+    return [updates[number] for number in heaviest + others]
 
 
 def _side_by_side(
@@ -70,14 +81,14 @@ def _side_by_side(
         return sum(shared_tokens(run, lengths, schemas))
 
     updates: list[list[int]] = [[] for _ in range(len(order) // size)]
-    sums = [0] * len(updates)
+    room, sums = [size] * len(updates), [0] * len(updates)
     for run in sorted(_runs(order, lengths, schemas, TOGETHER), key=tokens, reverse=True):
         while run:
-            room = [size - len(update) for update in updates]
             least = min(len(run), max(room))
             place = min((number for number, places in enumerate(room) if places >= least), key=sums.__getitem__)
             part, run = run[: room[place]], run[room[place] :]
             updates[place] += part
+            room[place] -= len(part)
             sums[place] += tokens(part)
     return updates
 

@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a UserError, a full disk or a full GPU becomes one line on standard error and exit code 2."""
+    """Run `main`; a UserError, a full disk or a GPU without memory for a tensor ends in one line on stderr and exit code 2."""
     try:
         main()
     except UserError as error:
@@ -25,9 +25,9 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, and this module does without torch
             raise
         message = (
-            "the GPU's memory is full: lower --batch_size and raise --grad_accum to match, recompute with "
-            "--gradient_checkpointing, or shorten prompts with --max_input_tokens; --resume goes on from a checkpoint "
-            f"({'. '.join(str(error).split('. ')[:2])})"
+            "the GPU's memory is full: for training lower --batch_size and raise --grad_accum to match, or use "
+            "--gradient_checkpointing, and go on with --resume; for answers lower --num_beams or --max_output_tokens; shorter "
+            f"prompts (--max_input_tokens) help both, in a new run ({'. '.join(' '.join(str(error).split()).split('. ')[:2])})"
         )
     else:
         return

@@ -92,14 +92,20 @@ def test_updates_do_not_come_in_the_order_of_their_length():
     assert 0.3 < rises / len(means) < 0.7
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_first_update_of_a_run_needs_the_most_memory(seed):
-    """A batch that does not fit shows at once, not after hours."""
+@pytest.mark.parametrize("size", [1, 8, 36])
+@pytest.mark.parametrize("apart", [False, True], ids=["answers behind prompts", "answers apart"])
+def test_a_run_begins_with_what_needs_most_memory(size, apart):
+    """A batch that does not fit shows at once, not after hours, beside the optimiser's state of the first step, too."""
     answers = random_lengths(1000, seed=1)
-    for longest in (None, answers):
-        first, *others = epoch_updates(LENGTHS, 8, seed, 0, longest)
-        assert [LENGTHS[i] for i in first] == max([LENGTHS[i] for i in update] for update in (first, *others))
-    assert LENGTHS[epoch_updates(LENGTHS, 8, seed, 1)[0][0]] < max(LENGTHS)
+
+    def padded(update: list[int]) -> int:
+        return max(LENGTHS[i] for i in update) + apart * max(answers[i] for i in update)
+
+    for seed in range(3):
+        tokens = [padded(update) for update in epoch_updates(LENGTHS, size, seed, 0, answers if apart else None)]
+        assert tokens[:2] == sorted(tokens, reverse=True)[:2]
+        later = [padded(update) for update in epoch_updates(LENGTHS, size, seed, 1, answers if apart else None)]
+        assert later[:2] != sorted(later, reverse=True)[:2]
 
 
 # ------------------------------------------------------------------------------------------------------ ranks and resume

@@ -465,14 +465,14 @@ def test_an_error_is_one_line_even_where_a_file_put_line_breaks_into_it(capsys):
 def test_a_full_gpu_is_one_line(capsys):
     def fail() -> None:
         raise torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 344.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 298.12 MiB is "
+            "CUDA out of memory.\nTried to allocate 344.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 298.12 MiB is "
             "free. Including non-PyTorch memory, this process has 78.88 GiB memory in use."
         )
 
     with pytest.raises(SystemExit) as caught:
         exit_on_user_error(fail)
     said = capsys.readouterr().err
-    assert caught.value.code == 2 and said.startswith("error: the GPU's memory is full: lower --batch_size")
+    assert caught.value.code == 2 and said.startswith("error: the GPU's memory is full: for training lower --batch_size")
     assert said.endswith("(CUDA out of memory. Tried to allocate 344.00 MiB)\n") and said.count("\n") == 1
 
 
