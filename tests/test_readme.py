@@ -1,4 +1,4 @@
-"""The README's commands name files and options that exist."""
+"""The commands of the READMEs name files and options that exist, their links what is there."""
 
 import dataclasses
 import importlib
@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+TEXTS = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "tests" / "bench" / "README.md")}
+BLOCKS = re.findall(r"```bash\n(.*?)```", "".join(TEXTS.values()), re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 SCRIPT = re.compile(r"^(?:python3|deepspeed) (\w+)\.py\b(.*)")
 
@@ -38,3 +39,15 @@ def test_every_file_the_table_names_exists():
 
 def test_there_is_one_test_command():
     assert README.count("<!-- tests -->\n```bash\n") == 1
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXTS[path]) if "://" not in link]
+    assert links
+    for name, anchor in (link.partition("#")[::2] for link in links):
+        target = (path.parent / name).resolve() if name else path
+        assert target.is_file(), name
+        headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE) if anchor else []
+        slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in slugs, anchor

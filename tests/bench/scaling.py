@@ -4,9 +4,9 @@
     python3 tests/bench/scaling.py --data data/spider --out runs/scaling --runs llama_65b,T5_3B --gpus 1,2
 
 Each run is the script's own command at full size with random weights. An update holds the same examples on any number of
-GPUs, which share its forward passes, so runs differ in nothing but the GPUs; the first update, which warms up, is left out.
-Records that stand in `--out` are not measured again: a table can be made in parts. `--smoke` tries it all with `--tiny` on
-CPU processes.
+GPUs, which share its forward passes, so runs differ in nothing but the GPUs; the first two updates, which warm up and are
+the heaviest of an epoch, are left out. Records that stand in `--out` are not measured again: a table can be made in parts.
+`--smoke` tries it all with `--tiny` on CPU processes.
 
     python3 tests/bench/scaling.py --data data/spider --out runs/scaling --evaluate RUN
 
@@ -41,6 +41,7 @@ class Run:
     options: tuple[str, ...] = ()
 
 
+WARM_UP = 2  # updates that do not count
 QUICK = ("--share_schema", "--compile", "--no-gradient_checkpointing", "--lora_dropout", "0")
 RUNS = {
     "T5_3B": Run("T5_3B", 2),
@@ -58,7 +59,7 @@ def command(run: Run, gpus: int, given: argparse.Namespace, out: Path) -> list[s
     if rest:
         sys.exit(f"--gpus {gpus} does not divide --accumulation {given.accumulation} x {max(given.gpus)}: name other numbers")
     options = ["--data", given.data, "--out", str(out), "--batch_size", str(run.batch), "--grad_accum", str(accumulation)]
-    options += ["--max_updates", str(given.updates + 1), "--eval_every", "0", "--eval_examples", str(2 * max(given.gpus))]
+    options += ["--max_updates", str(given.updates + WARM_UP), "--eval_every", "0", "--eval_examples", str(2 * max(given.gpus))]
     options += ["--max_output_tokens", "8", "--save_every", "-1", "--tiny" if given.smoke else "--random_weights"]
     options += run.options
     model = dict(pair.split("=") for pair in given.model).get(run.script)
@@ -94,7 +95,8 @@ def measure(name: str, gpus: int, given: argparse.Namespace) -> dict:
     return dict(
         run=name, gpus=gpus, gpu_name=result["gpu_name"], batch=RUNS[name].batch, command=words,
         examples_an_update=result["examples_seen"] // result["updates"], losses=[line["loss"] for line in updates],
-        update_seconds=[line["seconds"] for line in updates[1:]], update_tokens=[line["tokens"] for line in updates[1:]],
+        update_seconds=[line["seconds"] for line in updates[WARM_UP:]],
+        update_tokens=[line["tokens"] for line in updates[WARM_UP:]],
         peak_memory_gib=result["peak_memory_gib"], wall_seconds=time.monotonic() - began,
     )  # fmt: skip
 

@@ -6,10 +6,11 @@
     python3 tests/bench/table.py --data sample --out /tmp/table --smoke --new_tokens 8
 
 Each run is a script's own command at full size with random weights; `-fast` runs are the same script with the options that
-are fastest, `-stock` runs are stock.py's. Updates are a script's own, of several forward passes; the first, which warms up,
-is left out. Every answer has `--new_tokens` tokens: the row of the output layer that ends an answer is set to zero, else
-some random models would end theirs at once. A script's evaluation counts its start, too. Records that stand in `--out` are
-not measured again: the tables can be made in parts. `--smoke` tries it all with `--tiny` on a CPU.
+are fastest, `-stock` runs are stock.py's. Updates are a script's own, of several forward passes; the first two, which warm
+up and are the heaviest of an epoch, are left out. Every answer has `--new_tokens` tokens: the row of the output layer that
+ends an answer is set to zero, else some random models would end theirs at once. A script's evaluation counts its start,
+too. Records that stand in `--out` are not measured again: the tables can be made in parts. `--smoke` tries it all with
+`--tiny` on a CPU.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling import QUICK, ROOT, environment, launched
+from scaling import QUICK, ROOT, WARM_UP, environment, launched
 
 from data.errors import exit_on_user_error
 from data.files import write_atomically
@@ -60,7 +61,6 @@ FAST = {
 RUNS = PUBLISHED | FAST
 SCRIPTS = list(dict.fromkeys(run.script for run in PUBLISHED.values()))
 STOCK = {f"{script}-stock": script for script in SCRIPTS}
-WARM_UP = 1  # updates that do not count
 ENDLESS = "BENCH_ENDLESS"  # in the environment: the script that this file stands in for
 
 
