@@ -19,7 +19,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -48,20 +47,18 @@ from transformers import GPTNeoXConfig as Config
 from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.integrations import replace_with_bnb_linear
 
-from data import sample, spider
-from data.ask import bare_ask, conversation
-from data.batches import SPAN, describe, micro_batches, shared_packs, shared_tokens
-from data.cache import encoded
+from data import spider
+from data.ask import Conversation, bare_ask
+from data.batches import SPAN, shared_packs
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
 from data.errors import UserError, exit_on_user_error
 from data.files import read_object
-from data.health import batch_warnings, first_loss, learned, token_warnings
+from data.health import first_loss, learned
 from data.prompt import CUE, clean_sql, fit, question_first, schema_first, target
-from data.run import RunFolder, check_options
+from data.run import RunFolder, settled
 from data.score import score, totals
 from data.signals import Stop
-from data.values import Values
-from data.vary import vary
+from data.training import TrainingData, load_benchmark
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
@@ -126,14 +123,7 @@ def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
     default = replace(Args(), **TINY) if "--tiny" in sys.argv else Args()
     args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
-    check_options(asdict(args))
-    if args.db and args.model == Args.model and checkpoint_of(args.out):
-        args.model = args.out
-    if args.overfit:
-        args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
-    if (args.eval_only or args.overfit) and args.out == Args.out:
-        args.out += "-eval" if args.eval_only else "-overfit"  # the training run keeps its place
-    return args
+    return settled(args, Args)
 
 
 # ------------------------------------------------------------------------------------------------------------ set-up
@@ -605,25 +595,22 @@ def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: 
 
 def ask(args: Args) -> None:
     """Answer --ask, or the questions that are typed, from the database --db. Raises UserError where nothing is trained."""
-    schema = spider.schema_of_database(Path(args.db))  # what is wrong with it is said before a model is loaded
     base = base_of(asdict(args), SCRIPT)
-    values = Values(args.db, schema) if base["values"] else None
+    # what is wrong with the database is said before a model is loaded
+    conversation = Conversation(args.db, base["values"], base["full_names"])
     if (base["tiny"] or base["random_weights"]) and not checkpoint_of(args.model):
         raise UserError("random weights know no answers: train first, or name a run with --model")
     config, tokenizer = load_config(args, base), load_tokenizer(args)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
-    def answer(question: str, schema: spider.Schema) -> str:
-        schema = replace(schema, full_names=base["full_names"])
-        mentioned = values.mentioned(question) if values else []
-        row = dict(question=[question], db_id=[schema.db_id], values=[mentioned], sql=[""])
-        row = encode(row, {schema.db_id: schema}, tokenizer, args.max_input_tokens, base["share_schema"])
-        if (length := len(row["input_ids"][0])) > args.max_input_tokens:
+    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> str:
+        rows = encode(rows, schemas, tokenizer, args.max_input_tokens, base["share_schema"])
+        if (length := len(rows["input_ids"][0])) > args.max_input_tokens:
             raise UserError(f"the question takes {length} tokens, over --max_input_tokens {args.max_input_tokens}: shorten it")
-        return generate(model, tokenizer, Dataset.from_dict(row), args, accelerator, Stop())[0]
+        return generate(model, tokenizer, Dataset.from_dict(rows), args, accelerator, Stop())[0]
 
-    conversation(args.ask, args.db, answer)
+    conversation.go(args.ask, answer)
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoint
@@ -689,16 +676,6 @@ def learning_rate(args: Args, update: int, total: int) -> float:
     return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
 
 
-def health(train: Dataset, tokenizer: Tokenizer, lengths: list[int], padding: float) -> list[str]:
-    """What is wrong with the tokens that the model is about to see, in plain words."""
-    order = sorted(range(len(train)), key=lambda i: lengths[i])
-    rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
-    batch, prompts = ({name: tensor.tolist() for name, tensor in make(rows, tokenizer.pad_token_id).items()}
-                      for make in (collate, collate_prompts))  # fmt: skip
-    warnings = token_warnings(train, tokenizer, CUE.strip(), padding)
-    return warnings + batch_warnings(batch, rows, prompts)
-
-
 def peak_memory() -> int:
     """The most bytes that this process held: allocated on its GPU, or resident on a CPU."""
     gpu = torch.cuda.is_available()
@@ -711,9 +688,7 @@ def main() -> None:
         return ask(args)
     # what a user can get wrong is found here, once, before any process or model is started
     base = base_of(asdict(args), SCRIPT)
-    directory = sample.build() if args.data == "sample" else args.data
-    benchmark = spider.load(directory, train_others=args.train_others, values=base["values"], overfit=args.overfit,
-                            plain_sql=args.plain_sql, full_names=base["full_names"])  # fmt: skip
+    benchmark = load_benchmark(asdict(args), base)
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     if args.save_4bit or args.merge:
         return export(args, base, config, tokenizer)
@@ -734,23 +709,10 @@ def main() -> None:
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
 
-    questions, per_update = len(benchmark.splits["train"]), args.batch_size * args.grad_accum * ranks
-    total = 0 if args.eval_only else args.max_updates or args.epochs * -(-questions // per_update)
-    variants = max(1, -(-total // -(-questions // per_update))) if args.vary_schema else 1  # epochs that are begun
-    asked = vary(benchmark, args.vary_schema, variants, args.seed)
     with accelerator.main_process_first():
-        train, dev = (encoded(asked.splits[split], asked.schemas, encode, tokenizer, args.max_input_tokens,
-                              share=base["share_schema"]) for split in ("train", "dev"))  # fmt: skip
-    count = min(args.eval_examples or len(dev), len(dev))
-    dev = dev.select([i * len(dev) // count for i in range(count)])
-    inputs, answers = ([len(ids) for ids in train[column][:]] for column in ("input_ids", "labels"))
-    lengths, shared = [sum(pair) for pair in zip(inputs, answers)], train["shared"][:]
-    schemas = list(zip(train["db_id"], shared)) if base["share_schema"] else None
-    line, padding = describe(inputs[:questions], answers[:questions], per_update, args.batch_size, args.seed, True, schemas)
-    shortened = sum(train["shortened"][:questions])
-    folder.health(0, f"{questions:,} training examples, {shortened} with a shortened schema | {line}\n"
-                     f"the first answer as the model learns it: {tokenizer.decode(train[0]['labels'])}",
-                  health(train.select(range(questions)), tokenizer, inputs[:questions], padding))  # fmt: skip
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=False, share=base["share_schema"])
+    train, dev, total = data.train, data.dev, data.updates
+    folder.health(0, *data.health(CUE.strip(), collate, collate_prompts))
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
@@ -775,8 +737,7 @@ def main() -> None:
         folder.rewind(state)
     start, stopping, stop = state["update"], False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
-    share = (args.batch_size, args.grad_accum, ranks, accelerator.process_index)
-    micro = list(micro_batches(lengths, *share, args.seed, start, total, schemas=schemas, variants=variants))
+    micro = data.micro_batches(accelerator.process_index, start)
     collate_train = partial(collate, pad=tokenizer.pad_token_id)
     loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
     model.train()
@@ -807,8 +768,7 @@ def main() -> None:
         # ---- one update
         began = time.perf_counter()
         batches = micro[(update - start) * args.grad_accum][1]
-        whole = [i for batch in batches for i in batch]
-        answer_tokens = sum(answers[i] for i in whole)
+        prompt_tokens, answer_tokens = data.tokens(batches)
         rate = learning_rate(args, update, total)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -830,18 +790,12 @@ def main() -> None:
         loss /= answer_tokens
         seconds = time.perf_counter() - began
         # ----
-        if not isfinite(loss):
-            again = f"--resume from the last good checkpoint, {folder.path}/last," if keeping else "start again"
-            raise UserError(f"the loss is {loss} at update {update}, learning rate {rate:.1e}: {again} with a lower "
-                            "--learning_rate")  # fmt: skip
+        folder.check_loss(loss, update, rate, keeping)
         if update == 0 and not checkpoint_of(args.model):
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
-        prompt_tokens = sum(inputs[i] for i in whole)
-        if schemas:
-            prompt_tokens = sum(sum(shared_tokens(batch, inputs, schemas)) for batch in batches)
         flops = prompt_flops * prompt_tokens + answer_flops * answer_tokens
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, tokens=prompt_tokens + answer_tokens)
-        state = folder.log_update(state, total, per_update, flops, **record, memory_gib=peak_memory() / 2**30)
+        state = folder.log_update(state, total, data.per_update, flops, **record, memory_gib=peak_memory() / 2**30)
 
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)

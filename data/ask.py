@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from data.errors import UserError
 from data.execute import Executor, explained
 from data.spider import Schema, schema_of_database
+from data.values import Values
 
 ROWS = 20  # of a result, that are printed
 WIDTH = 40  # characters of a value
@@ -18,27 +20,42 @@ def bare_ask(argv: list[str]) -> list[str]:
     return [word for word, after in zip(argv, following) if word != "--ask" or not after.startswith("--")]
 
 
-def conversation(question: str | None, database: str, answer: Callable[[str, Schema], str]) -> None:
-    """Print SQL and result for `question`, or for each line typed until end of input where it is None.
+class Conversation:
+    """Questions to a database, with cells that they mention (`values`) and full names where the model was trained so.
 
-    `answer(question, schema)` writes the SQL. It runs under the scorer's limits, read-only. Raises UserError for a
-    database that cannot be read; what `answer` raises for a question that is typed is said, and the next one is read.
+    Raises UserError for a database that cannot be read.
     """
-    schema = schema_of_database(Path(database))
-    with Executor(workers=1) as executor:
-        for asked in [question] if question is not None else typed(schema):
-            try:
-                sql = answer(asked.strip(), schema)
-            except UserError as error:
-                if question is not None:
-                    raise
-                print(f"error: {error}")
-                continue
-            print(printable(sql) or "the model wrote no SQL", flush=True)
-            if sql:
-                (result,) = executor.run([(database, sql)])
-                failed = result.rows is None
-                print(explained(result.error, result.message) if failed else table(result.columns, result.rows))
+
+    def __init__(self, database: str, values: bool = False, full_names: bool = False):
+        self.database, self.schema = database, schema_of_database(Path(database))
+        self.values = Values(database, self.schema) if values else None
+        self.asked = replace(self.schema, full_names=full_names)
+
+    def go(self, question: str | None, answer: Callable[[dict, dict[str, Schema]], str]) -> None:
+        """Print SQL and result for `question`, or for each line typed until end of input where it is None.
+
+        `answer(rows, schemas)` writes the SQL for one row, in the columns that `encode` takes. The SQL runs under the scorer's
+        limits, read-only. What `answer` raises for a question that is typed is said, and the next one is read.
+        """
+        with Executor(workers=1) as executor:
+            for asked in [question] if question is not None else typed(self.schema):
+                try:
+                    sql = answer(self.row(asked.strip()), {self.schema.db_id: self.asked})
+                except UserError as error:
+                    if question is not None:
+                        raise
+                    print(f"error: {error}")
+                    continue
+                print(printable(sql) or "the model wrote no SQL", flush=True)
+                if sql:
+                    (result,) = executor.run([(self.database, sql)])
+                    failed = result.rows is None
+                    print(explained(result.error, result.message) if failed else table(result.columns, result.rows))
+
+    def row(self, question: str) -> dict[str, list]:
+        """A question as the only row of a data set's columns."""
+        mentioned = self.values.mentioned(question) if self.values else []
+        return dict(question=[question], db_id=[self.schema.db_id], values=[mentioned], sql=[""])
 
 
 def typed(schema: Schema) -> Iterator[str]:

@@ -13,6 +13,7 @@ report.html        every prediction beside its gold (`data.page`)
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import platform
 import shutil
@@ -21,15 +22,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
-from data.checkpoints import recover, unseal
+from data.checkpoints import checkpoint_of, recover, unseal
 from data.errors import UserError
 from data.files import read_object, write_atomically
 from data.hardware import utilisation
 from data.prompt import one_line
 from data.spider import Benchmark
 
+Options = TypeVar("Options")
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
 # what options may be
 LEAST = dict.fromkeys(("epochs", "batch_size", "grad_accum", "eval_batch_size", "max_output_tokens", "num_beams"), 1)
@@ -159,6 +163,14 @@ class RunFolder:
                 print(f"WARNING: {warning}")
             sys.stdout.flush()
 
+    def check_loss(self, loss: float, update: int, rate: float, keeping: bool) -> None:
+        """Raise UserError for a loss that is no number; `keeping`: the run keeps checkpoints."""
+        if not math.isfinite(loss):
+            again = f"--resume from the last good checkpoint, {self.path}/last," if keeping else "start again"
+            raise UserError(
+                f"the loss is {loss} at update {update}, learning rate {rate:.1e}: {again} with a lower --learning_rate"
+            )
+
     def log_update(self, state: dict, total: int, examples: int, flops: float, **record: float) -> dict:
         """Log an update, print every tenth, and return the state of the loop after it.
 
@@ -272,6 +284,18 @@ def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
         make(*arguments)
     except Exception as error:
         print(f"{name} was not made ({type(error).__name__}: {error})")
+
+
+def settled(args: Options, default: type[Options]) -> Options:
+    """A script's options (a dataclass) with what follows from others. Raises UserError for one that is out of range."""
+    check_options(asdict(args))
+    if args.db and args.model == default.model and checkpoint_of(args.out):
+        args.model = args.out
+    if args.overfit:
+        args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
+    if (args.eval_only or args.overfit) and args.out == default.out:
+        args.out += "-eval" if args.eval_only else "-overfit"  # the training run keeps its place
+    return args
 
 
 def check_options(options: dict) -> None:

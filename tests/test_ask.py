@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from data.ask import bare_ask, cell, conversation, table
+from data.ask import Conversation, bare_ask, cell, table
 from data.errors import UserError
 
 
@@ -23,8 +23,8 @@ def answers(*statements):
     """An `answer` that writes these statements, and notes what it is asked."""
     written, asked = iter(statements), []
 
-    def answer(question, schema):
-        asked.append((question, schema.tables))
+    def answer(rows, schemas):
+        asked.append((rows["question"][0], schemas[rows["db_id"][0]].tables))
         return next(written)
 
     return answer, asked
@@ -32,7 +32,7 @@ def answers(*statements):
 
 def test_a_question_gives_the_sql_and_its_rows(database, capsys):
     answer, asked = answers("SELECT id, name FROM item")
-    conversation(" What is there? ", database, answer)
+    Conversation(database).go(" What is there? ", answer)
     assert asked == [("What is there?", ("item",))]
     rows = ["id | name", "---+---------", "1  | tea", "2  | NULL", "3  | \ufffd[31mred", "(3 rows)"]
     assert capsys.readouterr().out.splitlines() == ["SELECT id, name FROM item", *rows]
@@ -48,7 +48,7 @@ def test_a_question_gives_the_sql_and_its_rows(database, capsys):
     ],
 )
 def test_sql_that_gives_no_rows_says_why(database, capsys, sql, says):
-    conversation("What?", database, answers(sql)[0])
+    Conversation(database).go("What?", answers(sql)[0])
     assert says in capsys.readouterr().out
     with sqlite3.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM item").fetchone() == (3,)
@@ -57,7 +57,7 @@ def test_sql_that_gives_no_rows_says_why(database, capsys, sql, says):
 def test_typed_questions_are_answered_until_end_of_input(database, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("one?\n\n  \ntwo?"))
     answer, asked = answers("SELECT 1", "SELECT 2")
-    conversation(None, database, answer)
+    Conversation(database).go(None, answer)
     assert [question for question, _ in asked] == ["one?", "two?"]
     assert capsys.readouterr().out.splitlines()[::5] == ["SELECT 1", "SELECT 2"]
 
@@ -65,15 +65,15 @@ def test_typed_questions_are_answered_until_end_of_input(database, capsys, monke
 def test_a_typed_question_that_fails_does_not_end_the_conversation(database, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("long\nshort\n"))
 
-    def answer(question, schema):
-        if question == "long":
+    def answer(rows, schemas):
+        if rows["question"] == ["long"]:
             raise UserError("too long")
         return "SELECT 7"
 
-    conversation(None, database, answer)
+    Conversation(database).go(None, answer)
     assert "error: too long" in (printed := capsys.readouterr().out) and "SELECT 7" in printed
     with pytest.raises(UserError, match="too long"):
-        conversation("long", database, answer)
+        Conversation(database).go("long", answer)
 
 
 def test_a_long_result_and_a_long_value_are_cut():
@@ -86,20 +86,20 @@ def test_a_long_result_and_a_long_value_are_cut():
 def test_what_is_no_database_is_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(UserError, match="is not a SQLite database"):
-        conversation("What?", str(tmp_path / "file"), answers()[0])
+        Conversation(str(tmp_path / "file")).go("What?", answers()[0])
 
 
 def test_a_locked_database_and_one_without_tables_are_refused(database, tmp_path):
     other = sqlite3.connect(database)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(UserError, match="locked"):
-        conversation("What?", database, answers()[0])
+        Conversation(database).go("What?", answers()[0])
     other.close()
     with sqlite3.connect(tmp_path / "empty.sqlite") as connection:
         connection.execute("CREATE TABLE t (a)")
         connection.execute("DROP TABLE t")
     with pytest.raises(UserError, match="holds no tables"):
-        conversation("What?", str(tmp_path / "empty.sqlite"), answers()[0])
+        Conversation(str(tmp_path / "empty.sqlite")).go("What?", answers()[0])
 
 
 @pytest.mark.parametrize(

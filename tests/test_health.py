@@ -11,6 +11,7 @@ from data.errors import UserError
 from data.health import batch_warnings, first_loss, learned, token_warnings
 from data.run import check_options
 from data.score import read_run
+from data.training import example_warnings
 
 CAUSAL = ["gpt_neox_20b", "llama_65b"]
 SCRIPTS = ["T5_3B", "flan_t5_base", *CAUSAL]
@@ -41,7 +42,8 @@ def warnings(benchmark, monkeypatch):
         few = benchmark.splits["train"][::40]
         columns = {name: [getattr(e, name) for e in few] for name in ("question", "db_id", "values", "sql")}
         train = script.Dataset.from_dict(columns | script.encode(columns, benchmark.schemas, tokenizer, limit))
-        return "\n".join(script.health(train, tokenizer, list(map(len, train["input_ids"])), 0.1))
+        ending, prompts = (script.CUE.strip(), script.collate_prompts) if hasattr(script, "CUE") else ("]", None)
+        return "\n".join(example_warnings(train, tokenizer, ending, 0.1, script.collate, prompts))
 
     return look
 
@@ -196,7 +198,7 @@ def test_a_run_says_what_it_looked_at_and_keeps_its_warnings(run, script, capsys
 
 
 def test_a_warning_is_printed_and_kept(run, script, capsys, monkeypatch):
-    monkeypatch.setattr(script, "health", lambda *seen: ["something is off"])
+    monkeypatch.setattr(script.TrainingData, "health", lambda *seen: ("all", ["something is off"]))
     few = ["--max_updates", "1", "--eval_every", "0", "--eval_examples", "2", "--max_output_tokens", "8"]
     done = run(script, *few)
     assert "WARNING: something is off\n" in capsys.readouterr().out

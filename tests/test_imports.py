@@ -18,7 +18,7 @@ def python(code: str, *options: str) -> subprocess.CompletedProcess:
 
 def test_all_of_data_is_there():
     names = ("ask", "batches", "cache", "checkpoints", "errors", "execute", "files", "hardware", "page", "prompt", "report")
-    names += ("run", "sample", "score", "signals", "spider", "sql", "words")
+    names += ("run", "sample", "score", "signals", "spider", "sql", "training", "words")
     assert {f"data.{name}" for name in names} <= set(MODULES)
 
 

@@ -1,0 +1,105 @@
+"""What a run learns from and is asked, as tokens: its examples, its updates, and what is wrong with them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from data import sample, spider
+from data.batches import describe, micro_batches, shared_tokens
+from data.cache import encoded
+from data.health import batch_warnings, token_warnings
+from data.vary import vary
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def load_benchmark(options: Mapping, base: Mapping) -> spider.Benchmark:
+    """The benchmark that a script's options name; `base` says how what is trained was asked. Raises UserError."""
+    directory = sample.build() if options["data"] == "sample" else options["data"]
+    chosen = {name: options[name] for name in ("train_others", "overfit", "plain_sql")}
+    return spider.load(directory, **chosen, values=base["values"], full_names=base["full_names"])
+
+
+class TrainingData:
+    """The examples of a run as tokens, and the updates that they make.
+
+    `train` and `dev`: datasets with the columns of `data.cache.encoded`, of dev what --eval_examples asks for, evenly spaced;
+    `updates`: optimiser steps of the whole run; `per_update`: examples in each, over all ranks.
+    """
+
+    def __init__(
+        self,
+        benchmark: spider.Benchmark,
+        options: Mapping,
+        encode: Callable,
+        tokenizer,
+        ranks: int,
+        apart: bool,
+        **how: object,
+    ):
+        """Encode the examples, or read them from the cache.
+
+        `options` are a script's, by name; `encode` and `tokenizer` as `encoded` takes them, with `how`, of which `share` says
+        that examples share schemas. `apart`: prompts and answers are padded on their own, as for an encoder and a decoder.
+        """
+        self.options, self.tokenizer, self.ranks, self.apart = options, tokenizer, ranks, apart
+        self.questions = len(benchmark.splits["train"])
+        self.per_update = options["batch_size"] * options["grad_accum"] * ranks
+        epoch = -(-self.questions // self.per_update)
+        self.updates = 0 if options["eval_only"] else options["max_updates"] or options["epochs"] * epoch
+        self.variants = max(1, -(-self.updates // epoch)) if options["vary_schema"] else 1  # epochs that are begun
+        asked = vary(benchmark, options["vary_schema"], self.variants, options["seed"])
+        self.train, dev = (
+            encoded(asked.splits[split], asked.schemas, encode, tokenizer, options["max_input_tokens"], **how)
+            for split in ("train", "dev")
+        )
+        count = min(options["eval_examples"] or len(dev), len(dev))
+        self.dev = dev.select([i * len(dev) // count for i in range(count)])
+        self.prompts, self.answers = ([len(ids) for ids in self.train[column][:]] for column in ("input_ids", "labels"))
+        self.schemas = list(zip(self.train["db_id"], self.train["shared"][:])) if how.get("share") else None
+
+    def health(self, ending: str, collate: Callable, collate_prompts: Callable | None = None) -> tuple[str, list[str]]:
+        """What is learned from, in words, and what is wrong with it; the arguments are those of `example_warnings`."""
+        count, batch_size = self.questions, self.options["batch_size"]
+        prompts, answers = self.prompts[:count], self.answers[:count]
+        order = (self.per_update, batch_size, self.options["seed"], not self.apart, self.schemas)
+        line, padding = describe(prompts, answers, *order)
+        warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, padding, collate, collate_prompts)
+        shortened = sum(self.train["shortened"][:count])
+        learned = self.tokenizer.decode(self.train[0]["labels"])
+        return (
+            f"{count:,} training examples, {shortened} with a shortened schema | {line}\n"
+            f"the first answer as the model learns it: {learned}"
+        ), warnings
+
+    def micro_batches(self, rank: int, start: int) -> list[tuple[list[int], list[list[int]]]]:
+        """For each micro-batch of a rank from update `start` on: its examples, and all micro-batches of its update."""
+        options, answers, lengths = self.options, self.answers, self.prompts
+        if not self.apart:
+            answers, lengths = None, [sum(pair) for pair in zip(self.prompts, self.answers)]
+        share = (options["batch_size"], options["grad_accum"], self.ranks, rank, options["seed"], start, self.updates)
+        return list(micro_batches(lengths, *share, answers, self.schemas, self.variants))
+
+    def tokens(self, batches: Sequence[Sequence[int]]) -> tuple[int, int]:
+        """Tokens of the prompts of an update's micro-batches, a shared schema once in each, and of the answers."""
+        answers = sum(self.answers[i] for batch in batches for i in batch)
+        if self.schemas is None:
+            return sum(self.prompts[i] for batch in batches for i in batch), answers
+        return sum(sum(shared_tokens(batch, self.prompts, self.schemas)) for batch in batches), answers
+
+
+def example_warnings(
+    train: "datasets.Dataset", tokenizer, ending: str, padding: float, collate: Callable, collate_prompts: Callable | None
+) -> list[str]:
+    """What is wrong with the tokens that a model is about to see, in plain words.
+
+    `ending` and `padding`: as `token_warnings` takes them. `collate(rows, pad)` gives what the model is trained on, and
+    `collate_prompts(rows, pad)` what a decoder-only model goes on from; both tensors by name.
+    """
+    order = sorted(range(len(train)), key=list(map(len, train["input_ids"][:])).__getitem__)
+    rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
+    batch, prompts = (
+        make and {name: tensor.tolist() for name, tensor in make(rows, tokenizer.pad_token_id).items()}
+        for make in (collate, collate_prompts)
+    )
+    return token_warnings(train, tokenizer, ending, padding) + batch_warnings(batch, rows, prompts)
