@@ -5,9 +5,13 @@ much it costs, is measured in `tests/bench/why.py`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from data.prompt import target
+
+if TYPE_CHECKING:
+    import datasets
 
 SHORTENED = 0.1  # of the prompts may lose schema
 PADDING, MANY = 0.3, 1000  # of the tokens of a batch; of so many examples, since few are not alike in length
@@ -17,6 +21,23 @@ WORSE, BETTER = 0.9, 0.05  # first loss of a pretrained model: as a share of ln(
 RANDOM = (0.5, 1.5)  # and of random weights, as shares of ln(vocabulary)
 LEARNED = 0.1  # nats a token, after which answers should be right
 KEYS = "primarykey:["  # stands in every prompt, near its end, whatever is left out
+
+
+def example_warnings(
+    train: "datasets.Dataset", tokenizer, ending: str, padding: float, collate: Callable, collate_prompts: Callable | None
+) -> list[str]:
+    """What is wrong with the tokens that a model is about to see, in plain words.
+
+    `ending` and `padding`: as `token_warnings` takes them. `collate(rows, pad)` gives what the model is trained on, and
+    `collate_prompts(rows, pad)` what a decoder-only model goes on from; both tensors by name.
+    """
+    order = sorted(range(len(train)), key=list(map(len, train["input_ids"][:])).__getitem__)
+    rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
+    batch, prompts = (
+        make and {name: tensor.tolist() for name, tensor in make(rows, tokenizer.pad_token_id).items()}
+        for make in (collate, collate_prompts)
+    )
+    return token_warnings(train, tokenizer, ending, padding) + batch_warnings(batch, rows, prompts)
 
 
 def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, padding: float) -> list[str]:

@@ -1,16 +1,12 @@
 """What a run learns from and is asked, as tokens: its examples, its updates, and what is wrong with them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from data import sample, spider
 from data.batches import describe, micro_batches, shared_tokens
 from data.cache import encoded
-from data.health import batch_warnings, token_warnings
+from data.health import example_warnings
 from data.vary import vary
-
-if TYPE_CHECKING:
-    import datasets
 
 
 def load_benchmark(options: Mapping, base: Mapping) -> spider.Benchmark:
@@ -86,20 +82,3 @@ class TrainingData:
         if self.schemas is None:
             return sum(self.prompts[i] for batch in batches for i in batch), answers
         return sum(sum(shared_tokens(batch, self.prompts, self.schemas)) for batch in batches), answers
-
-
-def example_warnings(
-    train: "datasets.Dataset", tokenizer, ending: str, padding: float, collate: Callable, collate_prompts: Callable | None
-) -> list[str]:
-    """What is wrong with the tokens that a model is about to see, in plain words.
-
-    `ending` and `padding`: as `token_warnings` takes them. `collate(rows, pad)` gives what the model is trained on, and
-    `collate_prompts(rows, pad)` what a decoder-only model goes on from; both tensors by name.
-    """
-    order = sorted(range(len(train)), key=list(map(len, train["input_ids"][:])).__getitem__)
-    rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
-    batch, prompts = (
-        make and {name: tensor.tolist() for name, tensor in make(rows, tokenizer.pad_token_id).items()}
-        for make in (collate, collate_prompts)
-    )
-    return token_warnings(train, tokenizer, ending, padding) + batch_warnings(batch, rows, prompts)

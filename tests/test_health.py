@@ -8,10 +8,9 @@ import torch
 
 from data import sample, spider
 from data.errors import UserError
-from data.health import batch_warnings, first_loss, learned, token_warnings
+from data.health import batch_warnings, example_warnings, first_loss, learned, token_warnings
 from data.run import check_options
 from data.score import read_run
-from data.training import example_warnings
 
 CAUSAL = ["gpt_neox_20b", "llama_65b"]
 SCRIPTS = ["T5_3B", "flan_t5_base", *CAUSAL]
