@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -40,15 +41,18 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCa
 
 from data import spider
 from data.ask import Conversation, bare_ask
+from data.candidates import candidates, scored
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
+from data.constrained import Grammars, grammars_for
 from data.errors import UserError, exit_on_user_error
 from data.files import read_object
 from data.health import first_loss, learned
-from data.prompt import clean_sql, fit, prompt, target
+from data.prompt import fit, prompt, target
 from data.run import RunFolder, settled
-from data.score import score, totals
+from data.score import totals
 from data.signals import Stop
 from data.training import TrainingData, load_benchmark
+from data.with_torch.search import Hypotheses, Search
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
@@ -81,7 +85,8 @@ class Args:
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 8 % of Spider's
     max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
-    num_beams: int = 1  # 1: greedy
+    constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
+    num_beams: int = 1  # candidates; the first counts that runs and returns rows; 1: greedy
     gradient_checkpointing: bool = False  # recompute activations: less memory, slower
     compile: bool = False  # compile the layers for training: fewer launches, after a minute or two at a run's start; needs gcc
     cuda_graphs: bool = True  # start kernels together: answers', and those of plain training with none of the two above
@@ -422,93 +427,99 @@ def flops_per_token(model: torch.nn.Module) -> tuple[int, int]:
 # without cuDNN's attention, the first choice on an H100: to the same single query it now and then gives another result
 @sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 @torch.inference_mode()
-def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accelerator, stop: Stop) -> list[str] | None:
-    """The SQL for each example, in their order; None once a signal asks to stop. Every rank writes a share, and gets all."""
+def generate(
+    model, tokenizer, examples: Dataset, schemas: dict[str, spider.Schema], args: Args, accelerator: Accelerator, stop: Stop,
+    grammars: Grammars | None = None,
+) -> list[list[dict]] | None:  # fmt: skip
+    """Up to --num_beams answers to each example, likeliest first; None once a signal asks to stop.
+
+    Every rank writes a share, and gets all. Where there are `grammars`, answers are held to that of their database.
+    """
     lengths = [len(ids) for ids in examples["input_ids"]]
     mine = sorted(range(len(examples)), key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
-    answers, room = [], sys.maxsize  # room: how many tokens a batch may hold
+    answers, room, end = [], sys.maxsize, tokenizer.eos_token_id  # room: how many tokens a batch may hold
     bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
     while len(answers) < len(mine) and not stop.requested:
         longest = lengths[mine[len(answers)]] + args.max_output_tokens
         size = max(1, min(args.eval_batch_size, room // longest))
         chosen = mine[len(answers) : len(answers) + size]
-        batch = collate([examples[i] for i in chosen], tokenizer.pad_token_id)
-        inputs = {key: batch[key].to(accelerator.device) for key in ("input_ids", "attention_mask")}
+        rows = [dict(examples[i], schema=schemas[examples[i]["db_id"]]) for i in chosen]
         try:
             with accelerator.autocast():
-                if args.num_beams == 1:
-                    written = write(model, inputs, args.max_output_tokens, tokenizer, args.cuda_graphs)
-                else:
-                    how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
-                    written = model.generate(**inputs, **how)
+                written = write(model, rows, args, tokenizer, grammars, accelerator.device)
         except RuntimeError as error:
             if size == 1 or not should_reduce_batch_size(error):
                 raise
             room = size * longest // 2
             print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")
             continue
-        answers += zip(chosen, map(clean_sql, tokenizer.batch_decode(written, skip_special_tokens=True)))
+        answers += zip(chosen, (candidates(one.best(args.num_beams), tokenizer, end) for one in written))
         bar.update(len(chosen))
     everyone = gather_object(answers)
-    return [sql for _, sql in sorted(everyone)] if len(everyone) == len(examples) else None
+    return [own for _, own in sorted(everyone, key=itemgetter(0))] if len(everyone) == len(examples) else None
 
 
-def write(
-    model, inputs: dict[str, torch.Tensor], steps: int, tokenizer: PreTrainedTokenizerFast, capture: bool
-) -> torch.Tensor:
-    """Up to `steps` tokens for each prompt, greedily, (prompts, tokens); padding behind its end.
+def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None, device: torch.device) -> list[Hypotheses]:
+    """The answers to each example, with its `schema`: up to --num_beams, or up to --max_output_tokens.
 
-    The kernels of a step take longer to launch than to run: where `capture`, a GPU replays them as one CUDA graph, for which
-    keys and values have all their places from the beginning.
+    The beams of an example stand side by side as one sequence of its decoder, so that they share what the encoder made of its
+    prompt; each attends to its own tokens. Keys and values have all their places from the beginning.
     """
-    count, device, pad = len(inputs["input_ids"]), inputs["input_ids"].device, tokenizer.pad_token_id
-    cache = EncoderDecoderCache(StaticCache(config=model.config, max_cache_len=steps), DynamicCache(config=model.config))
+    batch = collate(rows, tokenizer.pad_token_id)
+    inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+    count, beams, steps = len(rows), args.num_beams, args.max_output_tokens
+    self_cache = StaticCache(config=model.config, max_cache_len=steps * beams)
+    cache = EncoderDecoderCache(self_cache, DynamicCache(config=model.config))
     how = dict(encoder_outputs=model.get_encoder()(**inputs), past_key_values=cache, use_cache=True)
     prompt_mask = inputs["attention_mask"].bool()[:, None, None]  # as torch's attention takes it
-    mask = torch.zeros((count, 1, 1, steps), dtype=torch.bool, device=device)
-    token = torch.full((count, 1), model.config.decoder_start_token_id, device=device)
-    ended = torch.zeros_like(token, dtype=torch.bool)
-    written = torch.full((count, steps), pad, device=device)
-    number = torch.zeros(1, dtype=torch.long, device=device)
+    mask = torch.zeros((count, 1, beams, steps * beams), dtype=torch.bool, device=device)
+    itself = torch.eye(beams, dtype=torch.bool, device=device).expand(count, 1, beams, beams)
+    columns, number = torch.arange(beams, device=device), torch.zeros((), dtype=torch.long, device=device)
+    size, end, start = model.config.vocab_size, tokenizer.eos_token_id, model.config.decoder_start_token_id
+    schemas = [row["schema"] for row in rows]
+    search = Search([Hypotheses() for _ in rows], schemas, beams, steps, steps, size, end, device, grammars)
 
-    def step() -> None:
-        mask.index_fill_(3, number, True)
+    def forward() -> torch.Tensor:
+        mask.copy_(torch.take_along_dim(mask, search.parent[:, None, :, None], 2))
+        mask.index_copy_(3, columns, itself)
         # not model(...): DeepSpeed's hook waits for the GPU at each call, which a graph cannot
-        logits = model.forward(attention_mask=prompt_mask, decoder_input_ids=token, decoder_attention_mask=mask, **how).logits
-        token.copy_(logits.argmax(-1).masked_fill_(ended, pad))
-        ended.logical_or_(token == tokenizer.eos_token_id)
-        written.index_copy_(1, number, token)
+        asked = dict(decoder_input_ids=search.token, decoder_attention_mask=mask)
+        logits = model.forward(attention_mask=prompt_mask, **asked, **how).logits
+        columns.add_(beams)
         number.add_(1)
+        return logits
 
-    graph = None
-    for done in range(steps):
-        if done % 8 == 0 and ended.all():
-            break
-        if graph:
-            graph.replay()
-            continue
-        step()
-        if capture and device.type == "cuda" and done == 1:  # the first step has kernels of its own
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                step()
-    return written
+    attention = model.decoder.block[0].layer[0].SelfAttention
+    bias = attention.compute_bias
+
+    def of_steps(*lengths, device: torch.device, **past) -> torch.Tensor:
+        one = bias(1, steps, device=device, past_seen_tokens=number)  # all beams of a step have one position: its number
+        return one.repeat_interleave(beams, 3).expand(-1, -1, beams, -1).contiguous()
+
+    attention.compute_bias = of_steps
+    try:
+        return search.run(None, forward, args.cuda_graphs, start)
+    finally:
+        attention.compute_bias = bias
 
 
 @torch.compiler.set_stance("force_eager")  # what --compile made is for training
-def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop):
+def evaluate(
+    model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop,
+    grammars: Grammars | None = None,
+):  # fmt: skip
     """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
 
     The rows are None where a signal cut it short.
     """
     model.eval()
     start = time.perf_counter()
-    predicted = generate(accelerator.unwrap_model(model), tokenizer, dev, args, accelerator, stop)
+    answers = generate(accelerator.unwrap_model(model), tokenizer, dev, benchmark.schemas, args, accelerator, stop, grammars)
     seconds = time.perf_counter() - start
     examples = [benchmark.splits["dev"][i] for i in dev["index"]]
     rows = None
-    if accelerator.is_main_process and predicted is not None:
-        rows = score(benchmark, "dev", predicted, examples, progress=sys.stderr.isatty())
+    if accelerator.is_main_process and answers is not None:
+        rows = scored(benchmark, "dev", answers, examples, progress=sys.stderr.isatty())
     # a launcher that stops a run stops the processes that score, too: what they said then does not count
     (rows,) = broadcast_object_list([None if stop.requested else rows])
     model.train()
@@ -525,13 +536,16 @@ def ask(args: Args) -> None:
         raise UserError("random weights know no answers: train first, or name a run with --model")
     config, tokenizer = load_config(base), load_tokenizer(args)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
-    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> str:
+    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> list[dict]:
+        names = rows["db_id"]
         rows = encode(rows, schemas, tokenizer, args.max_input_tokens)
         if (length := len(rows["input_ids"][0])) > args.max_input_tokens:
             raise UserError(f"the question takes {length} tokens, over --max_input_tokens {args.max_input_tokens}: shorten it")
-        return generate(model, tokenizer, Dataset.from_dict(rows), args, accelerator, Stop())[0]
+        asked = Dataset.from_dict(rows | dict(db_id=names))
+        return generate(model, tokenizer, asked, schemas, args, accelerator, Stop(), grammars)[0]
 
     conversation.go(args.ask, answer)
 
@@ -639,6 +653,7 @@ def main() -> None:
     with accelerator.main_process_first():
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=True)
     train, dev, total = data.train, data.dev, data.updates
+    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     folder.health(0, *data.health("]", collate))
 
     set_seed(args.seed)  # the same weights on every rank
@@ -682,7 +697,7 @@ def main() -> None:
         # once in a while, and at the end: evaluate, and keep the best
         due = last or (args.eval_every and update % args.eval_every == 0 and update > state["evaluated"])
         if due and not stopping:
-            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator, stop)
+            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator, stop, grammars)
             stopping = rows is None
         if due and not stopping:
             state["evaluated"] = update

@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -49,16 +50,19 @@ from transformers.integrations import replace_with_bnb_linear
 
 from data import spider
 from data.ask import Conversation, bare_ask
-from data.batches import SPAN, shared_packs
+from data.batches import SPAN, shared_packs, tree
+from data.candidates import candidates, scored
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
+from data.constrained import Grammars, grammars_for
 from data.errors import UserError, exit_on_user_error
 from data.files import read_object
 from data.health import first_loss, learned
-from data.prompt import CUE, clean_sql, fit, question_first, schema_first, target
+from data.prompt import CUE, fit, question_first, schema_first, target
 from data.run import RunFolder, settled
-from data.score import score, totals
+from data.score import totals
 from data.signals import Stop
 from data.training import TrainingData, load_benchmark
+from data.with_torch.search import Hypotheses, Search, branch
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
@@ -91,7 +95,8 @@ class Args:
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: none of Spider's
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
-    num_beams: int = 1  # 1: greedy
+    constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
+    num_beams: int = 1  # candidates; the first counts that runs and returns rows; 1: greedy
     lora_rank: int = 8  # the published table's
     lora_alpha: int = 32  # the published table's
     lora_dropout: float = 0.05  # on the input of the LoRA layers
@@ -234,13 +239,6 @@ def visible(segments: torch.Tensor) -> torch.Tensor:
     query, key = segments[:, :, None], segments[:, None, :]
     schema = (query // SPAN == key // SPAN) & (key % SPAN == 0)
     return (schema | (query == key)).tril()[:, None]
-
-
-def collate_prompts(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
-    """Examples -> input_ids (prompt, cue), attention_mask, padded on the left, so that every answer follows its cue."""
-    ids = [row["input_ids"] for row in rows]
-    mask = padded([[1] * len(sequence) for sequence in ids], 0, left=True)
-    return dict(input_ids=padded(ids, pad, left=True), attention_mask=mask)
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -471,121 +469,106 @@ def flops_per_token(model: PeftModel) -> tuple[int, int]:
 # without cuDNN's attention, the first choice on an H100: to the same single query it now and then gives another result
 @sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 @torch.inference_mode()
-def generate(model, tokenizer, examples: Dataset, args: Args, accelerator: Accelerator, stop: Stop) -> list[str] | None:
-    """The SQL for each example, in their order; None once a signal asks to stop. Every rank writes a share, and gets all."""
-    inputs, shared = examples["input_ids"][:], examples["shared"][:]
-    together = any(shared) and args.num_beams == 1
+def generate(
+    model, tokenizer, examples: Dataset, schemas: dict[str, spider.Schema], args: Args, accelerator: Accelerator, stop: Stop,
+    grammars: Grammars | None = None,
+) -> list[list[dict]] | None:  # fmt: skip
+    """Up to --num_beams answers to each example, likeliest first; None once a signal asks to stop.
+
+    Every rank writes a share, and gets all. Where there are `grammars`, answers are held to that of their database.
+    """
+    inputs, shared, names = (examples[column][:] for column in ("input_ids", "shared", "db_id"))
     # long prompts first, those of a schema side by side
     order = sorted(range(len(examples)), key=lambda i: (-shared[i], inputs[i][: shared[i]], -len(inputs[i])))
     waiting = order[accelerator.process_index :: accelerator.num_processes]
-    written: dict[int, list[int]] = {i: [] for i in waiting}
-    room, end = sys.maxsize, tokenizer.eos_token_id  # room: how many tokens a batch may hold
+    written = {i: Hypotheses() for i in waiting}
+    room, steps, end = sys.maxsize, min(STEPS, args.max_output_tokens), tokenizer.eos_token_id  # room: tokens of a batch
     bar = tqdm(total=len(waiting), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
     while waiting and not stop.requested:
         longest = max(len(inputs[i]) for i in waiting[: args.eval_batch_size]) + args.max_output_tokens
         size = max(1, min(args.eval_batch_size, room // longest))
         chosen = waiting[:size]
-        rows = [dict(input_ids=inputs[i], labels=written[i], shared=shared[i]) for i in chosen]
+        rows = [dict(input_ids=inputs[i], shared=shared[i], schema=schemas[names[i]], before=written[i]) for i in chosen]
         try:
-            if together:
-                steps = min(STEPS, args.max_output_tokens)
-                answers = write_together(model, rows, steps, tokenizer.pad_token_id, end, args.device_map == "replica")
-            else:
-                batch = collate_prompts(rows, tokenizer.pad_token_id)
-                batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-                how = dict(max_new_tokens=args.max_output_tokens, num_beams=args.num_beams, do_sample=False)
-                how |= dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=end)
-                answers = model.generate(**batch, **how)[:, batch["input_ids"].shape[1] :].tolist()
+            answers = write(model, rows, steps, args, tokenizer, grammars)
         except RuntimeError as error:
             if size == 1 or not should_reduce_batch_size(error):
                 raise
             room = size * longest // 2
             print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")
             continue
-        for i, answer in zip(chosen, answers):
-            written[i] = (written[i] + answer)[: args.max_output_tokens]
-        more = [i for i in chosen if end not in written[i] and len(written[i]) < args.max_output_tokens]
+        written |= zip(chosen, answers)
+        more = [i for i in chosen if not written[i].done]
         waiting = waiting[size:] + more
         bar.update(len(chosen) - len(more))
-    texts = tokenizer.batch_decode(list(written.values()), skip_special_tokens=True)
-    everyone = gather_object([] if waiting else list(zip(written, map(clean_sql, texts))))
-    return [sql for _, sql in sorted(everyone)] if len(everyone) == len(examples) else None
+    everyone = gather_object([] if waiting else [(i, one.best(args.num_beams)) for i, one in written.items()])
+    whole = len(everyone) == len(examples)
+    return [candidates(answers, tokenizer, end) for _, answers in sorted(everyone, key=itemgetter(0))] if whole else None
 
 
 STEPS = 64  # tokens of an answer that memory is set aside for; an answer that is longer goes on in a later batch
 
 
-def write_together(model, rows: list[dict], steps: int, pad: int, end: int, capture: bool) -> list[list[int]]:
-    """The next `steps` tokens of each example's answer, greedily, or up to its end; `labels` is what it has so far.
+def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: Grammars | None) -> list[Hypotheses]:
+    """The next `steps` tokens of each example's answers, or up to their ends; `before` is what it has so far.
 
     Examples stand in packs as in training, so that a schema is read, and its keys and values are kept, once. Each step adds
-    a token to every example, which attends to what the example's last token attends to, and to the example's new tokens. The
-    kernels of a step take longer to launch than to run: where `capture`, a GPU replays them as one CUDA graph.
+    a token to every beam of every example, which attends to what the token before it attends to, and to itself.
     """
-    causal = model.get_base_model()
+    causal, beams, pad = model.get_base_model(), args.num_beams, tokenizer.pad_token_id
     device, head = causal.get_input_embeddings().weight.device, causal.get_output_embeddings()
-    batch, ends = collate_shared(rows, pad)
-    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    trees = [tree([tokens for tokens, _ in row["before"].running]) for row in rows]
+    batch, ends = collate_shared([row | dict(labels=tokens) for row, (tokens, *_) in zip(rows, trees)], pad)
     packs, longest = batch["input_ids"].shape
     width = max(map(len, ends))  # examples a pack
-    places = torch.tensor([[place for _, place in pack] + [-1] * (width - len(pack)) for pack in ends], device=device)
-    nobody, places = places < 0, places.clamp(min=0)
-    cache = StaticCache(config=causal.config, max_cache_len=longest + steps * width)
-    prompt_mask = torch.nn.functional.pad(visible(batch["segments"]), (0, steps * width))
+    prompt_mask, all_positions = visible(batch["segments"]), batch["position_ids"]
+    places = branch(trees, ends, beams, prompt_mask, all_positions).view(packs, -1).to(device)
+    slots, count = width * beams, packs * width
+    cache = StaticCache(config=causal.config, max_cache_len=longest + steps * slots)
     how = dict(past_key_values=cache, use_cache=True)
-    hidden = causal.base_model(batch["input_ids"], attention_mask=prompt_mask, position_ids=batch["position_ids"], **how)
+    prompt_mask, all_positions = torch.nn.functional.pad(prompt_mask.to(device), (0, steps * slots)), all_positions.to(device)
+    hidden = causal.base_model(batch["input_ids"].to(device), attention_mask=prompt_mask, position_ids=all_positions, **how)
     mask = torch.take_along_dim(prompt_mask, places[:, None, :, None], 2)
-    positions = batch["position_ids"].gather(1, places) + 1
-    chosen = torch.take_along_dim(hidden.last_hidden_state.to(device), places[:, :, None], 1)
-    token = head(chosen).argmax(-1).to(device)
-    written = torch.full((steps, packs, width), pad, device=device)
-    written[0] = token
-    itself = torch.eye(width, dtype=torch.bool, device=device).expand(packs, 1, width, width)
-    columns, number = torch.arange(longest, longest + width, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    positions = all_positions.gather(1, places) + 1
+    logits = head(torch.take_along_dim(hidden.last_hidden_state.to(device), places[:, :, None], 1)).to(device)
+    asked = [rows[own[place][0]] if place < len(own) else {} for own in ends for place in range(width)]
+    search = Search([row.get("before") for row in asked], [row.get("schema") for row in asked], beams, steps,
+                    args.max_output_tokens, logits.shape[-1], tokenizer.eos_token_id, device, grammars)  # fmt: skip
+    itself = torch.eye(slots, dtype=torch.bool, device=device).expand(packs, 1, slots, slots)
+    columns = torch.arange(longest, longest + slots, device=device)
 
-    def step() -> None:
+    def forward() -> torch.Tensor:
+        own = mask.view(packs, width, beams, -1)
+        own.copy_(torch.take_along_dim(own, search.parent.view(packs, width, beams, 1), 2))
         mask.index_copy_(3, columns, itself)
+        token = search.token.view(packs, slots)
         hidden = causal.base_model(token, attention_mask=mask, position_ids=positions, **how).last_hidden_state
-        token.copy_(head(hidden).argmax(-1))
-        number.add_(1)
-        written.index_copy_(0, number, token[None])
-        columns.add_(width)
+        columns.add_(slots)
         positions.add_(1)
+        return head(hidden).view(count, beams, -1).to(device)
 
-    graph = None
-    for done in range(1, steps):
-        if done % 8 == 0 and ((written[:done] == end).any(0) | nobody).all():
-            break
-        if graph:
-            graph.replay()
-            continue
-        step()
-        if capture and device.type == "cuda" and done == 2:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                step()
-    answers = written.permute(1, 2, 0).tolist()
-    found = {}
-    for pack, own in enumerate(ends):
-        for (example, _), ids in zip(own, answers[pack]):
-            found[example] = ids[: ids.index(end) + 1] if end in ids else ids
-    return [found[i] for i in range(len(rows))]
+    found = search.run(logits.view(count, beams, -1), forward, capture=args.device_map == "replica")
+    own = {example: found[pack * width + place] for pack, each in enumerate(ends) for place, (example, _) in enumerate(each)}
+    return [own[i] for i in range(len(rows))]
 
 
 @torch.compiler.set_stance("force_eager")  # what --compile made is for training
-def evaluate(model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop):
+def evaluate(
+    model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop,
+    grammars: Grammars | None = None,
+):  # fmt: skip
     """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
 
     The rows are None where a signal cut it short.
     """
     model.eval()
     start = time.perf_counter()
-    predicted = generate(accelerator.unwrap_model(model), tokenizer, dev, args, accelerator, stop)
+    answers = generate(accelerator.unwrap_model(model), tokenizer, dev, benchmark.schemas, args, accelerator, stop, grammars)
     seconds = time.perf_counter() - start
     examples = [benchmark.splits["dev"][i] for i in dev["index"]]
     rows = None
-    if accelerator.is_main_process and predicted is not None:
-        rows = score(benchmark, "dev", predicted, examples, progress=sys.stderr.isatty())
+    if accelerator.is_main_process and answers is not None:
+        rows = scored(benchmark, "dev", answers, examples, progress=sys.stderr.isatty())
     # a launcher that stops a run stops the processes that score, too: what they said then does not count
     (rows,) = broadcast_object_list([None if stop.requested else rows])
     model.train()
@@ -602,13 +585,16 @@ def ask(args: Args) -> None:
         raise UserError("random weights know no answers: train first, or name a run with --model")
     config, tokenizer = load_config(args, base), load_tokenizer(args)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
-    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> str:
+    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> list[dict]:
+        names = rows["db_id"]
         rows = encode(rows, schemas, tokenizer, args.max_input_tokens, base["share_schema"])
         if (length := len(rows["input_ids"][0])) > args.max_input_tokens:
             raise UserError(f"the question takes {length} tokens, over --max_input_tokens {args.max_input_tokens}: shorten it")
-        return generate(model, tokenizer, Dataset.from_dict(rows), args, accelerator, Stop())[0]
+        asked = Dataset.from_dict(rows | dict(db_id=names))
+        return generate(model, tokenizer, asked, schemas, args, accelerator, Stop(), grammars)[0]
 
     conversation.go(args.ask, answer)
 
@@ -712,7 +698,8 @@ def main() -> None:
     with accelerator.main_process_first():
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=False, share=base["share_schema"])
     train, dev, total = data.train, data.dev, data.updates
-    folder.health(0, *data.health(CUE.strip(), collate, collate_prompts))
+    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
+    folder.health(0, *data.health(CUE.strip(), collate, joined=True))
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
@@ -748,7 +735,7 @@ def main() -> None:
         # once in a while, and at the end: evaluate, and keep the best
         due = last or (args.eval_every and update % args.eval_every == 0 and update > state["evaluated"])
         if due and not stopping:
-            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator, stop)
+            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator, stop, grammars)
             stopping = rows is None
         if due and not stopping:
             state["evaluated"] = update

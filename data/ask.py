@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from data.candidates import choose
 from data.errors import UserError
 from data.execute import Executor, explained
 from data.spider import Schema, schema_of_database
@@ -31,21 +32,23 @@ class Conversation:
         self.values = Values(database, self.schema) if values else None
         self.asked = replace(self.schema, full_names=full_names)
 
-    def go(self, question: str | None, answer: Callable[[dict, dict[str, Schema]], str]) -> None:
+    def go(self, question: str | None, answer: Callable[[dict, dict[str, Schema]], list[dict]]) -> None:
         """Print SQL and result for `question`, or for each line typed until end of input where it is None.
 
-        `answer(rows, schemas)` writes the SQL for one row, in the columns that `encode` takes. The SQL runs under the scorer's
-        limits, read-only. What `answer` raises for a question that is typed is said, and the next one is read.
+        `answer(rows, schemas)` proposes candidates (`data.candidates`) for one row, in the columns that `encode` takes. They
+        are run under the scorer's limits, read-only. What it raises for a question that is typed is said, and the next is read.
         """
         with Executor(workers=1) as executor:
             for asked in [question] if question is not None else typed(self.schema):
                 try:
-                    sql = answer(self.row(asked.strip()), {self.schema.db_id: self.asked})
+                    proposed = answer(self.row(asked.strip()), {self.schema.db_id: self.asked})
                 except UserError as error:
                     if question is not None:
                         raise
                     print(f"error: {error}")
                     continue
+                (place,) = choose(executor, [(self.database, proposed)])
+                sql = proposed[place]["sql"]
                 print(printable(sql) or "the model wrote no SQL", flush=True)
                 if sql:
                     (result,) = executor.run([(self.database, sql)])

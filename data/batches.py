@@ -150,9 +150,11 @@ def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list
     """
     groups: dict[tuple, list[int]] = {}
     for number, row in enumerate(rows):
-        groups.setdefault(tuple(row["input_ids"][: row["shared"]]), []).append(number)
+        # what shares nothing stands by itself: side by side it would attend to nothing of each other, and cost a larger mask
+        groups.setdefault(tuple(row["input_ids"][: row["shared"]]) or (-1 - number,), []).append(number)
     parts = []
     for schema, own in groups.items():
+        schema = schema if schema[0] >= 0 else ()
         texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in own]
         spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
         parts.append((
@@ -167,6 +169,25 @@ def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list
     segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
     ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
     return dict(zip(("input_ids", "labels", "position_ids", "segments"), (*joined, segments))), ends
+
+
+def tree(beams: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
+    """Lists of tokens, with their common beginnings once -> tokens, and places among them: of what stands before each, of ends.
+
+    -1 is the place before the first.
+    """
+    places: dict[tuple[int, int], int] = {}
+    tokens, before, ends = [], [], []
+    for beam in beams:
+        place = -1
+        for token in beam:
+            if (place, token) not in places:
+                places[place, token] = len(tokens)
+                tokens.append(token)
+                before.append(place)
+            place = places[place, token]
+        ends.append(place)
+    return tokens, before, ends
 
 
 def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]]) -> list[int]:

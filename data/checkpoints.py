@@ -14,7 +14,8 @@ from data.files import read_object, sync_folder, write_atomically
 
 SEAL = "checkpoint.json"
 LATER = ("values", "full_names", "share_schema")  # of the prompt; older checkpoints, and scripts without them, have none
-KEPT = ("model", "tiny", "random_weights", "seed", *LATER)  # the options that say what is trained
+SPELLED = ("plain_sql",)  # how answers are spelled, which prompts do not show
+KEPT = ("model", "tiny", "random_weights", "seed", *LATER, *SPELLED)  # the options that say what is trained
 # how torch and safetensors word a disk that is full
 NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
 
@@ -35,7 +36,7 @@ def unseal(folder: Path, script: str, remedy: str) -> dict:
     if record.get("script") != script:
         raise UserError(f"{folder} was saved by {record.get('script')}.py: name a checkpoint of {script}.py")
     files, base, state = (record.get(name) for name in ("files", "base", "state"))
-    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) - set(LATER) <= set(base):
+    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) - {*LATER, *SPELLED} <= set(base):
         raise UserError(f"{folder / SEAL} is of an older layout, or not whole: use the version that saved it, or train anew")
     for name, size in files.items():
         path = folder / name
@@ -108,7 +109,7 @@ def base_of(options: dict, script: str) -> dict:
 
 
 def _base_kept(options: dict, script: str, checkpoint: Path) -> dict:
-    base = dict.fromkeys(LATER, False) | unseal(checkpoint, script, "name another --model")["base"]
+    base = dict.fromkeys((*LATER, *SPELLED), False) | unseal(checkpoint, script, "name another --model")["base"]
     for flag in ("tiny", "random_weights"):
         if base[flag] != options[flag]:
             how = "with" if base[flag] else "without"

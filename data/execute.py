@@ -20,6 +20,7 @@ Workers are started with `subprocess`, not forked and not by `multiprocessing`: 
 unguarded main module. They run this very file, which therefore imports the standard library only.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -78,6 +79,19 @@ class Result:
     error: str | None
     message: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What running a statement came to: the number of `rows` and a `digest` of them, whatever their order, or an `error` class.
+
+    Two statements whose digests agree returned the same rows, with columns in the same order; numbers agree by value.
+    """
+
+    rows: int
+    digest: str
+    error: str | None
+    message: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +154,16 @@ class Executor:
             rows = None if reply["rows"] is None else [_decode_row(row) for row in reply["rows"]]
             results.append(Result(rows, reply["columns"], reply["error"], reply["message"], reply["seconds"]))
         return results
+
+    def outcomes(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Outcome]:
+        """As `run`, but rows stay in the worker: of equal jobs, which are run once, how many there are and their digest."""
+        jobs = [(_absolute(database), self._cut(sql)) for database, sql in jobs]
+        tasks = {job: {"databases": [job[0]], "sql": job[1], "digest": True} for job in jobs}
+        found = {}
+        for job, reply in zip(tasks, self._map(list(tasks.values()), progress, "running candidates")):
+            count, digest = reply["rows"] or (0, "")
+            found[job] = Outcome(count, digest, reply["error"], reply["message"])
+        return [found[job] for job in jobs]
 
     def compare(self, jobs: Iterable[Comparison], progress: bool = False) -> list[Verdict]:
         """Run gold and prediction of each job and compare their rows within the worker; verdicts in the jobs' order.
@@ -563,6 +587,24 @@ def _run(task: dict, limits: Limits, stage) -> dict:
         return _result(None, [], *failure.args, time.monotonic() - started)
 
 
+def _digest(rows: Iterable[tuple]) -> str:
+    """A hash of rows, whatever their order."""
+    digest = hashlib.sha256()
+    for line in sorted(repr([int(v) if isinstance(v, float) and v.is_integer() else v for v in row]) for row in rows):
+        digest.update(line.encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _outcome(task: dict, limits: Limits, stage) -> dict:
+    started = time.monotonic()
+    stage("predicted")
+    try:
+        rows, count, columns = fetch(task["databases"][0], task["sql"], limits)
+        return _result([count, _digest(rows)], columns, None, "", time.monotonic() - started)
+    except _Failure as failure:
+        return _result(None, [], *failure.args, time.monotonic() - started)
+
+
 def _main() -> None:
     """The worker: a task a line on standard input, a reply a line on standard output, until the input ends."""
     import resource
@@ -591,7 +633,7 @@ def _main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         try:
-            reply = (_compare if "gold" in task else _run)(task, limits, stage)
+            reply = (_compare if "gold" in task else _outcome if "digest" in task else _run)(task, limits, stage)
         except (MemoryError, RecursionError) as error:
             message = f"memory limit of the worker ({type(error).__name__})"
             reply = _verdict(False, TOO_LARGE, message, 0.0) if "gold" in task else _result(None, [], TOO_LARGE, message, 0.0)

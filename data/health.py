@@ -24,20 +24,17 @@ KEYS = "primarykey:["  # stands in every prompt, near its end, whatever is left 
 
 
 def example_warnings(
-    train: "datasets.Dataset", tokenizer, ending: str, padding: float, collate: Callable, collate_prompts: Callable | None
+    train: "datasets.Dataset", tokenizer, ending: str, padding: float, collate: Callable, joined: bool
 ) -> list[str]:
     """What is wrong with the tokens that a model is about to see, in plain words.
 
-    `ending` and `padding`: as `token_warnings` takes them. `collate(rows, pad)` gives what the model is trained on, and
-    `collate_prompts(rows, pad)` what a decoder-only model goes on from; both tensors by name.
+    `ending` and `padding`: as `token_warnings` takes them; `joined`: as `batch_warnings`. `collate(rows, pad)` gives what the
+    model is trained on, tensors by name.
     """
     order = sorted(range(len(train)), key=list(map(len, train["input_ids"][:])).__getitem__)
     rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
-    batch, prompts = (
-        make and {name: tensor.tolist() for name, tensor in make(rows, tokenizer.pad_token_id).items()}
-        for make in (collate, collate_prompts)
-    )
-    return token_warnings(train, tokenizer, ending, padding) + batch_warnings(batch, rows, prompts)
+    batch = {name: tensor.tolist() for name, tensor in collate(rows, tokenizer.pad_token_id).items()}
+    return token_warnings(train, tokenizer, ending, padding) + batch_warnings(batch, rows, joined)
 
 
 def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, padding: float) -> list[str]:
@@ -82,14 +79,11 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def batch_warnings(
-    batch: Mapping[str, Sequence[Sequence[int]]], rows: Sequence[Mapping], prompts: Mapping[str, Sequence] | None
-) -> list[str]:
+def batch_warnings(batch: Mapping[str, Sequence[Sequence[int]]], rows: Sequence[Mapping], joined: bool) -> list[str]:
     """What is wrong with how examples are put together, in plain words.
 
-    `batch` holds `input_ids` and `labels` of the examples `rows`, as lists, as the model is trained on them. `prompts`: the
-    `input_ids` and `attention_mask` that a decoder-only model, which learns prompt and SQL as one sequence, goes on from;
-    None for an encoder-decoder model.
+    `batch` holds `input_ids` and `labels` of the examples `rows`, as lists, as the model is trained on them. `joined`:
+    prompt and SQL are one sequence, as a decoder-only model learns them.
     """
     warnings = []
     counted = [i for labels in batch["labels"] for i in labels if i != -100]
@@ -99,14 +93,11 @@ def batch_warnings(
                         "padding\" or learns the prompt; both are -100 in labels")  # fmt: skip
     if len(counted) < answers:
         warnings.append(f"{len(counted):,} label tokens count in a batch that has {answers:,} of SQL: labels are cut or masked")
-    if prompts is None:
+    if not joined:
         return warnings
     pairs = [pair for ids, labels in zip(batch["input_ids"], batch["labels"]) for pair in zip(ids, labels) if pair[1] != -100]
     if any(seen != label for seen, label in pairs) or any(labels[:1] != [-100] for labels in batch["labels"]):
         warnings.append("labels lie over other tokens than their own: prompt and SQL are one sequence, the prompt masked")
-    tails = [list(ids[-len(row["input_ids"]) :]) == list(row["input_ids"]) for ids, row in zip(prompts["input_ids"], rows)]
-    if not all(tails) or not all(mask[-1] for mask in prompts["attention_mask"]):
-        warnings.append("prompts to go on from end in padding: pad them on the left, so that the SQL follows its cue")
     return warnings
 
 

@@ -84,6 +84,18 @@ def example(row: dict, places: tuple[int, int]) -> dict:
         "gold": gold,
         "predicted": predicted,
         "results": places,
+        "candidates": [candidate(each) for each in row.get("candidates") or []],
+        "chosen": row.get("chosen", 0),
+    }
+
+
+def candidate(each: dict) -> dict:
+    """One of several answers as the page reads it."""
+    score = each.get("score")
+    return {
+        "sql": one_line(str(each.get("sql", ""))),
+        "score": f"{score:.3f}" if isinstance(score, int | float) else "",
+        "outcome": each.get("error") or f"{each.get('rows', 0):,} row{'' if each.get('rows') == 1 else 's'}",
     }
 
 

@@ -211,7 +211,10 @@ class RunFolder:
             flush=True,
         )
         errors = Counter(row["error"] for row in rows if row["error"])
-        print("  " + (", ".join(f"{count:,} {error}" for error, count in errors.most_common()) or "no errors"), flush=True)
+        said = [f"{count:,} {error}" for error, count in errors.most_common()]
+        if cut := sum(row.get("cut", False) for row in rows):
+            said.append(f"{cut:,} cut at --max_output_tokens")
+        print("  " + (", ".join(said) or "no errors"), flush=True)
 
     def predictions(self, rows: Sequence[dict]) -> None:
         """Write the three files of predictions."""

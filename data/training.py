@@ -54,13 +54,13 @@ class TrainingData:
         self.prompts, self.answers = ([len(ids) for ids in self.train[column][:]] for column in ("input_ids", "labels"))
         self.schemas = list(zip(self.train["db_id"], self.train["shared"][:])) if how.get("share") else None
 
-    def health(self, ending: str, collate: Callable, collate_prompts: Callable | None = None) -> tuple[str, list[str]]:
+    def health(self, ending: str, collate: Callable, joined: bool = False) -> tuple[str, list[str]]:
         """What is learned from, in words, and what is wrong with it; the arguments are those of `example_warnings`."""
         count, batch_size = self.questions, self.options["batch_size"]
         prompts, answers = self.prompts[:count], self.answers[:count]
         order = (self.per_update, batch_size, self.options["seed"], not self.apart, self.schemas)
         line, padding = describe(prompts, answers, *order)
-        warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, padding, collate, collate_prompts)
+        warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, padding, collate, joined)
         shortened = sum(self.train["shortened"][:count])
         learned = self.tokenizer.decode(self.train[0]["labels"])
         return (

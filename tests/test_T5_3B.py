@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import records
-from datasets import Dataset
 from transformers import Adafactor, AutoModelForSeq2SeqLM, T5Config
 
-import flan_t5_base
 import T5_3B as script
 from data import sample, spider
 from data.errors import UserError
-from data.signals import Stop
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ("--eval_examples", "6", "--eval_every", "0", "--batch_size", "8")
@@ -116,63 +112,34 @@ def test_lean_adafactor_does_what_transformers_does_and_takes_up_its_state():
     assert all(torch.equal(each.grad, gradient) for each, gradient in zip(ends[1], gradients[-1]))
 
 
-@pytest.mark.parametrize("script", [script, flan_t5_base], ids=lambda script: script.SCRIPT)
-def test_answers_are_those_of_generate(script, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # there 4-bit layers compute in bf16
-    model = script.random_model(T5Config(**script.TINY_CONFIG), 0, torch.device("cpu")).eval()
-    for module in model.modules():
-        module.support_avx512bf16_for_cpu = False  # as load_model has it
-    torch.manual_seed(1)
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(2048, 128))  # else each token is followed by itself
-    rows = [dict(input_ids=torch.randint(5, 2000, (length,)).tolist() + [1], labels=[1]) for length in (30, 50, 7, 80)]
-    batch = script.collate(rows, 0)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    how, end = dict(capture=False) if script.SCRIPT == "T5_3B" else {}, 1
-    for ends in ("nowhere", "after 13 tokens"):
-        model.generation_config.eos_token_id = end
-        with torch.inference_mode():
-            expected = model.generate(**inputs, max_new_tokens=20, do_sample=False)[:, 1:]
-            tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=end)
-            written = script.write(model, inputs, 20, tokenizer, **how)
-        assert torch.equal(written[:, : expected.shape[1]], expected) and not written[:, expected.shape[1] :].any()
-        end = int(expected[1, 12])
-    assert ends == "after 13 tokens" and not expected[1, 13:].any() and expected[0, 13:].all()
-
-
-@pytest.mark.parametrize("graphs", [True, False])
-def test_steps_are_captured_where_graphs_are_wanted(monkeypatch, graphs):
-    seen = []
-    monkeypatch.setattr(script, "write", lambda model, inputs, steps, tokenizer, capture: [seen.append(capture)])
-    monkeypatch.setattr(script, "gather_object", list)
-    one = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, device="cpu", autocast=nullcontext)
-    tokenizer = SimpleNamespace(pad_token_id=0, batch_decode=lambda ids, **how: ["SELECT 1"])
-    examples = Dataset.from_dict(dict(input_ids=[[5, 1]], labels=[[6, 1]]))
-    args = replace(script.Args(), cuda_graphs=graphs)
-    assert script.generate(None, tokenizer, examples, args, one, Stop()) == ["SELECT 1"] and seen == [graphs]
-
-
 @torch.inference_mode()
 def test_steps_pass_by_the_hooks_of_the_whole_model():
     """DeepSpeed's waits for the GPU, which no CUDA graph captures."""
     model = script.random_model(T5Config(**script.TINY_CONFIG), 0, torch.device("cpu")).eval()
     model.register_forward_pre_hook(lambda *given: pytest.fail("called"))
-    batch = script.collate([dict(input_ids=[5, 6, 1], labels=[1])], 0)
+    rows = [dict(input_ids=[5, 6, 1], labels=[1], schema=None)]
     tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=1)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    assert script.write(model, inputs, 4, tokenizer, capture=False).shape == (1, 4)
+    args = replace(script.Args(), max_output_tokens=4)
+    (written,) = script.write(model, rows, args, tokenizer, None, torch.device("cpu"))
+    assert written.done and len(written.best(1)[0][0]) <= 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_replayed_steps_write_what_launched_ones_do():
+@pytest.mark.parametrize("beams", [1, 4])
+def test_replayed_steps_write_what_launched_ones_do(beams):
     model = script.random_model(T5Config(**script.TINY_CONFIG), 0, torch.device("cuda")).eval()
     torch.manual_seed(1)
     model.lm_head.weight = torch.nn.Parameter(torch.randn(2048, 128, device="cuda"))
-    rows = [dict(input_ids=torch.randint(5, 2000, (length,)).tolist() + [1], labels=[1]) for length in (30, 50, 7, 80)]
-    batch = {name: tensor.cuda() for name, tensor in script.collate(rows, 0).items() if name != "labels"}
+    ids = [torch.randint(5, 2000, (length,)).tolist() + [1] for length in (30, 50, 7, 80)]
+    rows = [dict(input_ids=each, labels=[1], schema=None) for each in ids]
     tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=1)
+    args = replace(script.Args(), num_beams=beams, max_output_tokens=20)
     with torch.inference_mode():
-        replayed, launched = (script.write(model, batch, 20, tokenizer, capture) for capture in (True, False))
-    assert torch.equal(replayed, launched)
+        replayed, launched = (
+            script.write(model, rows, replace(args, cuda_graphs=graphs), tokenizer, None, torch.device("cuda"))
+            for graphs in (True, False)
+        )
+    assert replayed == launched
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

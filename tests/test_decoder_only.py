@@ -14,13 +14,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from conftest import records
-from peft import PeftModelForCausalLM
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM
 
 import gpt_neox_20b
 import llama_65b
-from data import sample, spider
+from data import candidates, sample, spider
 from data.errors import UserError
 from data.prompt import CUE, prompt, target
 from data.signals import Stop
@@ -110,12 +109,6 @@ def test_a_prompt_that_is_too_long_keeps_its_question_its_end_and_the_cue(script
     assert text.startswith(benchmark.splits["dev"][0].question) and text.endswith("] SQL:")
 
 
-def test_prompts_to_generate_from_stand_on_the_right(script):
-    batch = script.collate_prompts([dict(input_ids=[5, 6, 7], labels=[8]), dict(input_ids=[9], labels=[8])], pad=0)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 9]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
-
-
 # ------------------------------------------------------------------------------------------------------------- model
 
 PUBLISHED = {
@@ -172,10 +165,13 @@ def test_padding_does_not_change_what_is_written(script, args, model, tokenizer,
         if "head" in name or "embed_out" in name:
             weight.data.normal_()  # an output layer that is not the embeddings says more than the prompt's last word
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "clean_sql", lambda text: text)
+        patch.setattr(candidates, "clean_sql", lambda text: text)
         columns = script.Dataset.from_list(rows)
-        together = script.generate(model.eval(), tokenizer, columns, raw, accelerator, Stop())
-        alone = script.generate(model, tokenizer, columns, replace(raw, eval_batch_size=1), accelerator, Stop())
+        together = script.generate(model.eval(), tokenizer, columns, benchmark.schemas, raw, accelerator, Stop())
+        alone = script.generate(
+            model, tokenizer, columns, benchmark.schemas, replace(raw, eval_batch_size=1), accelerator, Stop()
+        )
+    together, alone = ([own[0]["sql"] for own in answers] for answers in (together, alone))
     assert together == alone and len(set(together)) > 1
     assert not any("SQL" in text for text in together)  # nothing of the prompt
 
@@ -204,15 +200,15 @@ def test_accumulation_and_recomputation_change_no_loss(script, run):
 
 
 def test_an_evaluation_batch_that_does_not_fit_is_halved(script, run, monkeypatch, capsys):
-    real, sizes = PeftModelForCausalLM.generate, []
+    real, sizes = script.write, []
 
-    def generate(self, *, input_ids, **how):
-        sizes.append(len(input_ids))
-        if input_ids.numel() > 2 * 64:
+    def write(model, rows, *given):
+        sizes.append(len(rows))
+        if len(rows) > 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-        return real(self, input_ids=input_ids, **how)
+        return real(model, rows, *given)
 
-    monkeypatch.setattr(PeftModelForCausalLM, "generate", generate)
+    monkeypatch.setattr(script, "write", write)
     done = run(script, *FEW, "--eval_only", "--eval_batch_size", "6")
     assert sizes[:2] == [6, 3] and len(done["predictions"]) == 6
     assert "do not fit the memory: going on with 3 a batch" in capsys.readouterr().out

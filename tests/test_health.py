@@ -41,8 +41,9 @@ def warnings(benchmark, monkeypatch):
         few = benchmark.splits["train"][::40]
         columns = {name: [getattr(e, name) for e in few] for name in ("question", "db_id", "values", "sql")}
         train = script.Dataset.from_dict(columns | script.encode(columns, benchmark.schemas, tokenizer, limit))
-        ending, prompts = (script.CUE.strip(), script.collate_prompts) if hasattr(script, "CUE") else ("]", None)
-        return "\n".join(example_warnings(train, tokenizer, ending, 0.1, script.collate, prompts))
+        joined = hasattr(script, "CUE")
+        ending = script.CUE.strip() if joined else "]"
+        return "\n".join(example_warnings(train, tokenizer, ending, 0.1, script.collate, joined))
 
     return look
 
@@ -106,19 +107,6 @@ def test_sql_laid_over_the_positions_of_the_prompt(causal, warnings, monkeypatch
 
     monkeypatch.setattr(causal, "collate", laid_over)
     assert "prompt and SQL are one sequence, the prompt masked" in warnings(causal)
-
-
-def test_prompts_padded_on_the_right_where_answers_are_generated(causal, warnings, monkeypatch):
-    real = causal.padded
-    monkeypatch.setattr(causal, "padded", lambda sequences, filler, left=False, **how: real(sequences, filler, **how))
-    assert "pad them on the left, so that the SQL follows its cue" in warnings(causal)
-
-
-def test_right_padding_shows_whatever_the_mask_says(causal, warnings, monkeypatch):
-    real = causal.padded
-    ones = lambda sequences, filler, left=False, **how: real(sequences, filler or 1, **how)  # noqa: E731
-    monkeypatch.setattr(causal, "padded", ones)
-    assert "pad them on the left" in warnings(causal)
 
 
 @pytest.mark.parametrize("name", ["T5_3B", "flan_t5_base"])

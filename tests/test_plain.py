@@ -52,6 +52,13 @@ SPELLED = {
         "SELECT Pets.Name , owner.name FROM Pets JOIN owner ON Pets.oid = owner.id"  # each as its own table writes it
     ),
     "SELECT T1 . name FROM pets AS T1": "SELECT Pets . Name FROM Pets",
+    "SELECT NAME , TOWN FROM owner ORDER BY NAME": "SELECT name , Town FROM owner ORDER BY name",  # the table in FROM tells it
+    "SELECT NAME FROM pets WHERE oid IN (SELECT ID FROM owner WHERE NAME = 'Ann')": (
+        "SELECT Name FROM Pets WHERE oid IN (SELECT id FROM owner WHERE name = 'Ann')"
+    ),
+    "SELECT T2.NAME FROM owner AS T1 JOIN owner AS T2 ON T1.id = T2.id": (
+        "SELECT T2.name FROM owner AS T1 JOIN owner AS T2 ON T1.id = T2.id"
+    ),
     "SELECT T1.* FROM pets AS T1 , owner AS T2": "SELECT Pets.* FROM Pets , owner",
     "SELECT a.name FROM pets AS a JOIN owner AS T2 ON a.oid = T2.id": (
         "SELECT a.Name FROM Pets AS a JOIN owner ON a.oid = owner.id"  # a name that somebody chose
@@ -98,9 +105,11 @@ SPELLED = {
     # quotes
     'SELECT id FROM pets WHERE name = "O\'Neil"': "SELECT id FROM Pets WHERE Name = 'O''Neil'",
     "SELECT id FROM pets WHERE name = 'O''Neil'": "SELECT id FROM Pets WHERE Name = 'O''Neil'",
-    'SELECT "full name" FROM pets WHERE kind = "dog"': "SELECT \"full name\" FROM Pets WHERE kind = 'dog'",
-    'SELECT "pets"."name" FROM "pets"': 'SELECT "pets"."name" FROM "pets"',
-    "SELECT `name` , T1.`kind` FROM `pets` AS T1": "SELECT `name` , `pets`.`kind` FROM `pets`",
+    'SELECT "full name" FROM pets WHERE kind = "dog"': "SELECT \"Full Name\" FROM Pets WHERE kind = 'dog'",
+    'SELECT "pets"."name" FROM "pets"': "SELECT Pets.Name FROM Pets",  # quotes where a name needs them
+    "SELECT `name` , T1.`full name` FROM `pets` AS T1": 'SELECT Name , Pets."Full Name" FROM Pets',
+    "SELECT [count] , name AS [town] FROM pets": 'SELECT "Count" , Name AS [town] FROM Pets',  # or it would be a keyword
+    'SELECT id FROM pets WHERE name = "town"': 'SELECT id FROM Pets WHERE Name = "town"',  # no column of this FROM clause
     "SELECT id FROM pets WHERE kind = 'select T1.NAME as t1 (' AND name = \"from PETS\"": (
         "SELECT id FROM Pets WHERE kind = 'select T1.NAME as t1 (' AND Name = 'from PETS'"
     ),
@@ -197,6 +206,10 @@ def test_it_means_the_same(rows, sql):
             "SELECT Name FROM Pets WHERE oid IN (SELECT id FROM owner WHERE name = 'Ann')",
             "SELECT Pets.Name FROM Pets WHERE Pets.oid IN (SELECT owner.id FROM owner WHERE owner.name = 'Ann')",
         ),
+        # as its own table writes it
+        ("SELECT name FROM owner WHERE NAME = 'Ann'", "SELECT owner.name FROM owner WHERE owner.name = 'Ann'"),
+        ("SELECT Name FROM owner", "SELECT owner.name FROM owner"),
+        ('SELECT "Full Name" FROM Pets', 'SELECT Pets."Full Name" FROM Pets'),
         ("SELECT kind AS oid FROM Pets ORDER BY oid", "SELECT Pets.kind AS oid FROM Pets ORDER BY oid"),
         ("SELECT a.Name FROM Pets AS a JOIN owner ON Town", "SELECT a.Name FROM Pets AS a JOIN owner ON Town"),
         ("SELECT kind FROM (SELECT kind FROM Pets)", "SELECT kind FROM (SELECT Pets.kind FROM Pets)"),

@@ -62,10 +62,10 @@ def test_answers_come_from_attention_that_repeats_itself(script, monkeypatch):
         return answers
 
     monkeypatch.setattr(script, "gather_object", gather)
-    nothing = Dataset.from_dict(dict(input_ids=[], labels=[], shared=[]))
+    nothing = Dataset.from_dict(dict(input_ids=[], labels=[], shared=[], db_id=[]))
     tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0, batch_decode=lambda ids, **how: [])
     one = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
-    assert script.generate(None, tokenizer, nothing, script.Args(), one, Stop()) == []
+    assert script.generate(None, tokenizer, nothing, {}, script.Args(), one, Stop()) == []
     assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled()
 
 

@@ -16,7 +16,7 @@ from test_decoder_only import command
 
 import gpt_neox_20b
 import llama_65b
-from data import batches, sample, spider
+from data import batches, candidates, sample, spider
 from data.batches import (
     ATTENTION,
     LONGEST,
@@ -134,8 +134,8 @@ def test_rows_have_lengths_that_attention_takes(script):
 
 def test_what_is_generated_from_is_what_was_learned(script, tokenizer, rows, benchmark):
     for row in rows:
-        batch, alone = (make([row], -1)["input_ids"][0].tolist() for make in (script.collate, script.collate_prompts))
-        assert [i for i in batch if i >= 0] == alone + row["labels"] and 0 < row["shared"] < len(alone)
+        batch = script.collate([row], -1)["input_ids"][0].tolist()
+        assert [i for i in batch if i >= 0] == row["input_ids"] + row["labels"] and 0 < row["shared"] < len(row["input_ids"])
     example = benchmark.splits["dev"][0]
     schema, question = schema_first(example.question, benchmark.schemas[example.db_id], example.values)
     assert tokenizer.decode(rows[0]["input_ids"][: rows[0]["shared"]]).replace(" ", "").count("primarykey:[") == 1
@@ -169,11 +169,12 @@ def test_answers_of_questions_that_share_a_schema_are_those_of_each_alone(script
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.batch_decode = lambda answers, **how: [" ".join(map(str, answer)) for answer in answers]
     monkeypatch.setattr(script, "STEPS", 7)
-    monkeypatch.setattr(script, "clean_sql", lambda text: text)
-    monkeypatch.setattr(script.PeftModel, "generate", None)
-    texts = script.generate(model, tokenizer, Dataset.from_list(rows), args, Accelerator(cpu=True), Stop())
-    for row, text in zip(rows, texts, strict=True):
-        answer = [int(i) for i in text.split()]
+    monkeypatch.setattr(candidates, "clean_sql", lambda text: text)
+    asked = Dataset.from_list([row | dict(db_id="any") for row in rows])
+    answers = script.generate(model, tokenizer, asked, dict(any=None), args, Accelerator(cpu=True), Stop())
+    for row, (written,) in zip(rows, answers, strict=True):
+        answer = [int(i) for i in written["sql"].split()]
+        assert written["ended"] == (answer[-1] == end)
         assert end not in answer[:-1] and (answer[-1] == end or len(answer) == 20)
         with torch.inference_mode():
             logits = model(torch.tensor([row["input_ids"] + answer])).logits[0, len(row["input_ids"]) - 1 : -1]

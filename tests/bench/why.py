@@ -49,6 +49,7 @@ from data.report import COLOURS, GREY, markdown, write_picture  # noqa: E402
 from data.score import interval  # noqa: E402
 from data.signals import Stop  # noqa: E402
 from data.vary import varied  # noqa: E402
+from data.with_torch.search import Hypotheses  # noqa: E402
 
 WIDTH = 512  # to which the published recipe pads and cuts
 FAULTS = {
@@ -227,13 +228,20 @@ def collate(rows: list[dict], pad: int, faults: tuple[str, ...]) -> dict[str, to
     }
 
 
-def right_padded(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
-    """`llama_65b.collate_prompts` with padding to the published width between the cue and the answer."""
+def right_padded(model, rows: list[dict], steps: int, args: script.Args, tokenizer, grammars: None) -> list[Hypotheses]:
+    """`llama_65b.write` with padding to the published width between the cue and the answer."""
     ids = [row["input_ids"] for row in rows]
-    width = max(WIDTH, *map(len, ids))
-    filled = [sequence + [pad] * (width - len(sequence)) for sequence in ids]
-    mask = [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in ids]
-    return dict(input_ids=torch.tensor(filled), attention_mask=torch.tensor(mask))
+    width, pad, end = max(WIDTH, *map(len, ids)), tokenizer.pad_token_id, tokenizer.eos_token_id
+    batch = dict(
+        input_ids=torch.tensor([sequence + [pad] * (width - len(sequence)) for sequence in ids], device=model.device),
+        attention_mask=torch.tensor(
+            [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in ids], device=model.device
+        ),
+    )
+    how = dict(max_new_tokens=args.max_output_tokens, do_sample=False, pad_token_id=pad, eos_token_id=end)
+    answers = model.generate(**batch, **how)[:, width:].tolist()
+    whole = [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
+    return [Hypotheses([(answer, 0.0)], [], done=True) for answer in whole]
 
 
 def build(row: Row, args: script.Args, config, tokenizer, device: torch.device) -> torch.nn.Module:
@@ -280,14 +288,17 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     if gpu:
         model.to(torch.bfloat16)  # as a full fine-tune is stored; the others compute in it anyway
         torch.cuda.empty_cache()
+    if given.keep and row.method != "qlora":
+        model.save_pretrained(given.out / name)
+        tokenizer.save_pretrained(given.out / name)
     dev = Dataset.from_list(encoded(row, "dev", given, given.dev_examples))
-    original = script.collate_prompts
-    script.collate_prompts = right_padded if "right" in row.faults else original
+    original = script.write
+    script.write = right_padded if "right" in row.faults else original
     try:
         benchmark = benchmark_of(given.data, row.others, row.values, row.plain, row.full)
         rows, figures = script.evaluate(model, tokenizer, benchmark, dev, args, accelerator, Stop())
     finally:
-        script.collate_prompts = original
+        script.write = original
     write_atomically(given.out / f"{name}.predicted.sql", "".join(r["predicted"] + "\n" for r in rows))
     kept = ("execution_accuracy", "exact_match", "n", "eval_seconds")
     return dict(
@@ -565,6 +576,7 @@ def main() -> None:
     parser.add_argument("--eval_batch_size", type=int, default=256)
     parser.add_argument("--train_examples", type=int, default=0, help="so many, evenly spaced; 0: all")
     parser.add_argument("--dev_examples", type=int, default=0, help="so many, evenly spaced; 0: all")
+    parser.add_argument("--keep", action="store_true", help="keep each row's model in --out (not QLoRA's): answers.py asks it")
     parser.add_argument("--list", action="store_true", help="print the rows")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

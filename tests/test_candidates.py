@@ -1,0 +1,69 @@
+"""Which of several answers counts, and what is kept of the others."""
+
+import sqlite3
+from types import SimpleNamespace
+
+import pytest
+
+from data.candidates import candidates, choose, scored
+from data.execute import Executor
+from data.sample import build
+from data.spider import load
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "pets.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript("CREATE TABLE pet (name, age); INSERT INTO pet VALUES ('Rex', 3), ('Tom', 3.0)")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("proposed", "place"),
+    [
+        (["SELECT colour FROM pet", "SELECT name FROM pet WHERE age > 9", "SELECT name FROM pet", "SELECT age FROM pet"], 2),
+        (["SELECT colour FROM pet", "SELECT name FROM pet WHERE age > 9", "SELECT 1 FROM pet WHERE 0"], 1),
+        (["SELECT colour FROM pet", "DROP TABLE pet", ""], 0),
+        (["SELECT name FROM pet", "SELECT age FROM pet"], 0),
+        (["SELECT colour FROM pet"], 0),
+    ],
+)
+def test_the_first_that_returns_rows_counts_then_the_first_that_runs_then_the_first(database, proposed, place):
+    own = [dict(sql=sql) for sql in proposed]
+    with Executor(workers=1) as executor:
+        assert choose(executor, [(database, own), (database, own[::-1])])[0] == place
+    if len(own) > 1:
+        assert own[0]["rows"] == (2 if own[0]["sql"] == "SELECT name FROM pet" else 0)
+        assert [each["error"] is None for each in own] == [sql.endswith(("pet", "9", "0")) and "DROP" not in sql and
+                                                           "colour" not in sql for sql in proposed]  # fmt: skip
+
+
+def test_outcomes_agree_where_rows_do(database):
+    same = ["SELECT name, age FROM pet ORDER BY name", "SELECT name, age FROM pet ORDER BY name DESC"]
+    other = ["SELECT age, name FROM pet", "SELECT name FROM pet", "SELECT name, age + 1 FROM pet", "SELECT colour FROM pet"]
+    with Executor(workers=1) as executor:
+        outcomes = executor.outcomes([(database, sql) for sql in same + other])
+        number, real = executor.outcomes([(database, "SELECT 3"), (database, "SELECT 3.0")])
+    assert outcomes[0] == outcomes[1] and len({outcome.digest for outcome in outcomes}) == 5
+    assert number.digest == real.digest and [outcome.rows for outcome in outcomes] == [2, 2, 2, 2, 2, 0]
+    assert outcomes[-1].error == "no such column" and outcomes[-1].message == "no such column: colour"
+
+
+def test_answers_that_read_alike_are_one():
+    tokenizer = SimpleNamespace(batch_decode=lambda lists, **how: ["SELECT " + str(len(set(ids) - {0})) for ids in lists])
+    found = candidates([([5, 6, 0], -0.1), ([6, 5, 0], -0.2), ([7, 8, 9], -0.3)], tokenizer, end=0)
+    assert found == [dict(sql="SELECT 2", score=-0.1, ended=True), dict(sql="SELECT 3", score=-0.3, ended=False)]
+
+
+def test_the_chosen_one_is_scored_and_the_others_are_kept():
+    benchmark = load(build())
+    examples = benchmark.splits["dev"][:3]
+    one, two, three = ([dict(sql=example.sql, score=-0.2, ended=True)] for example in examples)
+    two.insert(0, dict(sql="SELECT colour FROM nowhere", score=-0.1, ended=True))
+    three[0] |= dict(sql=three[0]["sql"] + " AND", ended=False)
+    rows = scored(benchmark, "dev", [one, two, three], examples)
+    assert [row["execution_match"] for row in rows] == [True, True, False]
+    assert [row["cut"] for row in rows] == [False, False, True]
+    assert rows[1]["chosen"] == 1 and rows[1]["candidates"][0]["error"] == "no such table"
+    assert "candidates" not in rows[0] and rows[1]["predicted"] == examples[1].sql

@@ -1,0 +1,127 @@
+"""Answers are held to the grammar of their database, where there is one, and go on without it where there is not."""
+
+import importlib
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import llama_65b
+from data import constrained, sample, spider
+from data.constrained import Grammars, Held, grammars_for
+from data.errors import UserError
+
+BASE = dict(full_names=True, plain_sql=False)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return spider.load(sample.build(), full_names=True)
+
+
+@pytest.fixture(scope="module", params=["T5_3B", "gpt_neox_20b", "llama_65b"])
+def tokenizer(request, benchmark):
+    script = importlib.import_module(request.param)
+    return script.load_tokenizer(replace(script.Args(), **script.TINY, tiny=True), benchmark)
+
+
+def allowed(held: Held) -> list[list[int]]:
+    """The tokens that may follow in each slot."""
+    masks = torch.full((len(held.slots), held.words), -1, dtype=torch.int32)
+    masks[held.free()] = -1
+    held.masks(masks.data_ptr())
+    bits = masks[:, :, None] >> torch.arange(32) & 1
+    return [row.nonzero()[:, 0].tolist() for row in bits.flatten(1)]
+
+
+def test_only_what_the_grammar_has_may_follow(benchmark, tokenizer):
+    """Nothing but the end follows a whole statement, and no end comes before."""
+    schema = next(iter(benchmark.schemas.values()))
+    grammars = Grammars(tokenizer, len(tokenizer))
+    table = schema.tables[0]
+    pieces = tokenizer(f" SELECT * FROM {table}", add_special_tokens=False).input_ids
+    held = Held(grammars, [schema, None], [[[]], [[]]], 1)
+    for piece in pieces:
+        own, free = allowed(held)
+        assert piece in own and tokenizer.eos_token_id not in own and len(own) < len(free) == 32 * held.words
+        held.advance([[0], [0]], [[piece], [piece]])
+    assert tokenizer.eos_token_id in allowed(held)[0]
+
+
+def test_beams_that_go_on_from_one_another_keep_their_own_state(benchmark, tokenizer):
+    schema = next(schema for schema in benchmark.schemas.values() if len(schema.tables) > 1)
+    grammars = Grammars(tokenizer, len(tokenizer))
+    first, second = (tokenizer(text, add_special_tokens=False).input_ids for text in (" SELECT *", " SELECT COUNT"))
+    shared = sum(one == other for one, other in zip(first, second))
+    held = Held(grammars, [schema], [[first[:shared], first[:shared]]], 2)
+    start = allowed(held)
+    held.advance([[1, 1]], [[first[shared], second[shared]]])
+    left, right = allowed(held)
+    assert start[0] == start[1] and left != right
+    held.advance([[1, -1]], [[right[0], -1]])
+    assert held.slots[0] and held.slots[1] is None and not grammars.unchecked
+
+
+def test_other_spellings_and_a_wish_leave_answers_free(benchmark, tokenizer):
+    size = len(tokenizer)
+    assert grammars_for(BASE | dict(full_names=False), True, tokenizer, size) is None
+    assert grammars_for(BASE, False, tokenizer, size) is None
+    assert grammars_for(BASE | dict(full_names=False, plain_sql=True), True, tokenizer, size).size == size
+
+
+def test_a_schema_without_a_grammar_is_said_once_and_ends_nothing(benchmark, tokenizer, monkeypatch, capsys):
+    schema = next(iter(benchmark.schemas.values()))
+    for grammar in ("start: nowhere", None):
+        if grammar:
+            monkeypatch.setattr(constrained, "grammar", lambda schema, grammar=grammar: grammar)
+        else:
+            monkeypatch.undo()
+            schema = replace(schema, tables=(), columns=schema.columns[:1], primary_keys=(), foreign_keys=())
+        grammars = Grammars(tokenizer, len(tokenizer))
+        assert grammars.matcher(schema) is None and grammars.matcher(schema) is None
+        said = capsys.readouterr().out
+        assert said.count("\n") == 1 and said.startswith(f"not all answers about {schema.db_id} are checked")
+
+
+def test_an_answer_that_llguidance_gives_up_goes_on_freely(benchmark, tokenizer, capsys):
+    schema = next(iter(benchmark.schemas.values()))
+    held = Held(Grammars(tokenizer, len(tokenizer)), [schema, schema], [[[]], [[]]], 1)
+    held.advance([[0], [0]], [[tokenizer.eos_token_id], [-1]])  # which the grammar does not have there
+    assert held.free() == [0, 1] and "not all answers about" in capsys.readouterr().out
+
+
+def test_a_tokenizer_that_is_read_in_another_way_is_said(benchmark, tokenizer, monkeypatch, capsys):
+    real = constrained.vocabulary
+
+    def shifted(tokenizer, logits):
+        vocabulary, head = real(tokenizer, logits)
+        monkeypatch.setattr(constrained, "PROBE", "SELECT 1")
+        return type("Other", (), dict(decode_str=lambda self, pieces: "SELECT 2", vocab_size=vocabulary.vocab_size))(), head
+
+    monkeypatch.setattr(constrained, "vocabulary", shifted)
+    assert grammars_for(BASE, True, tokenizer, len(tokenizer)) is None
+    assert "llguidance reads the pieces of this tokenizer in another way" in capsys.readouterr().out
+
+
+def test_a_decoder_that_says_two_things_is_read_as_bytes(benchmark):
+    """As transformers 5.17 makes it of a GGUF file: pieces with spaces and bytes, of which only the latter are there."""
+    tokenizers = pytest.importorskip("tokenizers")
+    pieces = {piece: number for number, piece in enumerate(["<end>", *map(chr, range(33, 127)), "Ġ", "ĠS", "SE"])}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(pieces, [("Ġ", "S"), ("S", "E")]))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    kinds = [tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse(), tokenizers.decoders.Replace("▁", " ")]
+    backend.decoder = tokenizers.decoders.Sequence([*kinds, tokenizers.decoders.ByteLevel()])
+    fast = llama_65b.Tokenizer(tokenizer_object=backend, eos_token="<end>", pad_token="<end>")
+    grammars = grammars_for(BASE, True, fast, len(fast))
+    schema = next(iter(benchmark.schemas.values()))
+    matcher = grammars.matcher(schema)
+    ids = fast(f" SELECT * FROM {schema.tables[0]}").input_ids
+    assert matcher.consume_tokens(ids) and matcher.is_accepting()
+
+
+def test_without_llguidance_one_line_names_the_remedy(benchmark, tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(UserError, match=r"pip install llguidance==1\.9\.1\), or answer without it: --no-constrained"):
+        grammars_for(BASE, True, tokenizer, len(tokenizer))
+    assert grammars_for(BASE, False, tokenizer, len(tokenizer)) is None

@@ -1,0 +1,150 @@
+"""Greedy decoding and beam search write what transformers' own do, and nothing that a grammar does not allow."""
+
+import importlib
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import T5Config
+
+from data import constrained, sample, spider
+from data.execute import Executor
+from data.signals import Stop
+from data.with_torch.search import Hypotheses
+
+CPU = torch.device("cpu")
+ENCODERS, DECODERS = ("T5_3B", "flan_t5_base"), ("gpt_neox_20b", "llama_65b")
+PROMPTS = (30, 50, 7, 80)  # tokens
+LONGEST = 20  # tokens of an answer
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    """There 4-bit layers compute in bf16, and answers that are as likely change places."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(scope="module", params=[*ENCODERS, *DECODERS])
+def script(request):
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(script):
+    """Random weights whose answers differ, as a copied output layer's do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        config = (T5Config if script.SCRIPT in ENCODERS else script.Config)(**script.TINY_CONFIG)
+        model = script.random_model(config, 0, CPU).eval()
+    for module in model.modules():
+        module.support_avx512bf16_for_cpu = False  # as load_model has it
+    torch.manual_seed(1)
+    head = torch.nn.Parameter(0.3 * torch.randn(2048, 128))
+    model.get_output_embeddings().weight = head
+    model.get_base_model = lambda: model
+    return model
+
+
+def prompts(script) -> list[dict]:
+    generator = torch.Generator().manual_seed(3)
+    made = [torch.randint(5, 2000, (length,), generator=generator).tolist() for length in PROMPTS]
+    schema = made[0]
+    for number in (1, 2):  # two questions behind one schema
+        made[number] = schema + made[number]
+    shared = [0, len(schema), len(schema), 0]
+    return [dict(input_ids=ids, labels=[1], shared=count, schema=None) for ids, count in zip(made, shared)]
+
+
+def own(script, model, rows: list[dict], end: int, beams: int, steps: int) -> list[Hypotheses]:
+    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=end)
+    args = replace(script.Args(), num_beams=beams, max_output_tokens=LONGEST)
+    with torch.inference_mode():
+        if script.SCRIPT in ENCODERS:
+            return script.write(model, rows, args, tokenizer, None, CPU)
+        found = [Hypotheses() for _ in rows]
+        while waiting := [i for i, one in enumerate(found) if not one.done]:
+            asked = [rows[i] | dict(before=found[i]) for i in waiting]
+            for i, one in zip(waiting, script.write(model, asked, steps, args, tokenizer, None)):
+                found[i] = one
+        return found
+
+
+def others(model, row: dict, end: int, beams: int) -> dict[tuple, float]:
+    """What transformers writes to one prompt, with the mean log-likelihood of each."""
+    ids = torch.tensor([row["input_ids"]])
+    how = dict(max_new_tokens=LONGEST, do_sample=False, num_beams=beams, num_return_sequences=beams, pad_token_id=0)
+    with torch.inference_mode():
+        done = model.generate(
+            ids, attention_mask=torch.ones_like(ids), eos_token_id=end, output_scores=True, return_dict_in_generate=True, **how
+        )
+    start = 1 if model.config.is_encoder_decoder else ids.shape[1]
+    found = {}
+    for place, answer in enumerate(done.sequences[:, start:].tolist()):
+        answer = answer[: answer.index(end) + 1] if end in answer else answer
+        found[tuple(answer)] = done.sequences_scores[place].item() if beams > 1 else 0.0
+    return found
+
+
+@pytest.mark.parametrize(("beams", "steps"), [(1, LONGEST), (4, LONGEST), (1, 7), (4, 7)])
+def test_answers_are_those_of_transformers(script, model, beams, steps):
+    """In one batch and, where `steps` are few, over several, in which beams go on beside each other."""
+    rows = prompts(script)
+    end, ended = 1, 0
+    for _ in range(2):
+        for row, one in zip(rows, own(script, model, rows, end, beams, steps)):
+            answers = one.best(beams)
+            expected = others(model, row, end, beams)
+            assert {tuple(tokens) for tokens, _ in answers} == expected.keys()
+            assert one.done and all(tokens[-1] == end for tokens, _ in one.ended)
+            for tokens, score in answers if beams > 1 else ():
+                assert score == pytest.approx(expected[tuple(tokens)], abs=1e-4)
+            ended += len(one.ended)
+        end = answers[0][0][12]  # a token that ends one of them early
+    assert ended
+
+
+@pytest.fixture(scope="module")
+def asked(script):
+    """Encoded questions about the sample's databases, with tokenizer and benchmark."""
+    benchmark = spider.load(sample.build(), full_names=True)
+    tokenizer = script.load_tokenizer(replace(script.Args(), **script.TINY, tiny=True), benchmark)
+    few = benchmark.splits["dev"][::40]
+    columns = {name: [getattr(e, name) for e in few] for name in ("question", "db_id", "values", "sql")}
+    rows = script.encode(columns, benchmark.schemas, tokenizer, 4096)
+    return benchmark, tokenizer, Dataset.from_dict(rows | dict(db_id=columns["db_id"]))
+
+
+def answered(script, model, asked, beams: int, grammars) -> list[list[dict]]:
+    benchmark, tokenizer, examples = asked
+    args = replace(script.Args(), **script.TINY, num_beams=beams) if beams > 1 else replace(script.Args(), **script.TINY)
+    return script.generate(model, tokenizer, examples, benchmark.schemas, args, Accelerator(cpu=True), Stop(), grammars)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_grammar_that_allows_everything_changes_nothing(script, model, asked, beams, monkeypatch):
+    monkeypatch.setattr(constrained, "grammar", lambda schema: r"start: /(.|\n)*/")
+    everything = constrained.Grammars(asked[1], model.config.vocab_size)
+    free = answered(script, model, asked, beams, None)
+    assert answered(script, model, asked, beams, everything) == free and not everything.unchecked
+    assert len({each["sql"] for own in free for each in own}) > 1 or all(not own[0]["sql"] for own in free)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_all_that_ends_runs(script, model, asked, beams):
+    """Of random weights: nothing of it is learned. A free answer that its grammar has is also the one that is held to it."""
+    benchmark, tokenizer, examples = asked
+    grammars = constrained.grammars_for(dict(full_names=True, plain_sql=False), True, tokenizer, model.config.vocab_size)
+    held = answered(script, model, asked, beams, grammars)
+    jobs = [
+        (benchmark.databases(db_id, "dev")[0], each["sql"])
+        for db_id, own in zip(examples["db_id"], held)
+        for each in own
+        if each["ended"]
+    ]
+    with Executor() as executor:
+        outcomes = executor.outcomes(jobs)
+    assert jobs and not [(sql, each.message) for (_, sql), each in zip(jobs, outcomes) if each.error]
+    assert not grammars.unchecked
