@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import T5Config
 
 from data import constrained, sample, spider
-from data.execute import Executor
+from data.execute import TIMED_OUT, Executor
 from data.signals import Stop
 from data.with_torch.search import Hypotheses
 
@@ -95,14 +95,16 @@ def test_answers_are_those_of_transformers(script, model, beams, steps):
     end, ended = 1, 0
     for _ in range(2):
         for row, one in zip(rows, own(script, model, rows, end, beams, steps)):
-            answers = one.best(beams)
-            expected = others(model, row, end, beams)
-            assert {tuple(tokens) for tokens, _ in answers} == expected.keys()
             assert one.done and all(tokens[-1] == end for tokens, _ in one.ended)
-            for tokens, score in answers if beams > 1 else ():
-                assert score == pytest.approx(expected[tuple(tokens)], abs=1e-4)
+            cut = [(tokens, score / len(tokens)) for tokens, score in one.running]
+            if len(one.ended) == beams:
+                cut = []  # transformers' puts what was cut off among what ended, where there is room
+            likeliest = sorted([*one.ended, *cut], key=lambda pair: -pair[1])[:beams]
+            answers, expected = {tuple(tokens): score for tokens, score in likeliest}, others(model, row, end, beams)
+            assert answers.keys() == expected.keys()
+            assert beams == 1 or answers == pytest.approx(expected, abs=1e-4)
             ended += len(one.ended)
-        end = answers[0][0][12]  # a token that ends one of them early
+        end = max(answers, key=len)[6]  # a token that ends one of them early
     assert ended
 
 
@@ -117,6 +119,19 @@ def asked(script):
     return benchmark, tokenizer, Dataset.from_dict(rows | dict(db_id=columns["db_id"]))
 
 
+@pytest.fixture
+def plain_words(model, asked):
+    """An output layer that likes no special piece, and none that the vocabulary lacks, but the end."""
+    _, tokenizer, _ = asked
+    head = model.get_output_embeddings()
+    real, unwritten = head.weight, {*tokenizer.all_special_ids, *range(len(tokenizer), 2048)} - {tokenizer.eos_token_id}
+    changed = real.detach().clone()
+    changed[list(unwritten)] = 0
+    head.weight = torch.nn.Parameter(changed)
+    yield
+    head.weight = real
+
+
 def answered(script, model, asked, beams: int, grammars) -> list[list[dict]]:
     benchmark, tokenizer, examples = asked
     args = replace(script.Args(), **script.TINY, num_beams=beams) if beams > 1 else replace(script.Args(), **script.TINY)
@@ -124,7 +139,7 @@ def answered(script, model, asked, beams: int, grammars) -> list[list[dict]]:
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_a_grammar_that_allows_everything_changes_nothing(script, model, asked, beams, monkeypatch):
+def test_a_grammar_that_allows_everything_changes_nothing(script, model, asked, plain_words, beams, monkeypatch):
     monkeypatch.setattr(constrained, "grammar", lambda schema: r"start: /(.|\n)*/")
     everything = constrained.Grammars(asked[1], model.config.vocab_size)
     free = answered(script, model, asked, beams, None)
@@ -134,7 +149,7 @@ def test_a_grammar_that_allows_everything_changes_nothing(script, model, asked, 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_all_that_ends_runs(script, model, asked, beams):
-    """Of random weights: nothing of it is learned. A free answer that its grammar has is also the one that is held to it."""
+    """Of random weights, which have learned nothing; they may join tables without end."""
     benchmark, tokenizer, examples = asked
     grammars = constrained.grammars_for(dict(full_names=True, plain_sql=False), True, tokenizer, model.config.vocab_size)
     held = answered(script, model, asked, beams, grammars)
@@ -144,7 +159,7 @@ def test_all_that_ends_runs(script, model, asked, beams):
         for each in own
         if each["ended"]
     ]
-    with Executor() as executor:
+    with Executor(seconds=0.5) as executor:
         outcomes = executor.outcomes(jobs)
-    assert jobs and not [(sql, each.message) for (_, sql), each in zip(jobs, outcomes) if each.error]
+    assert jobs and not [(sql, each.message) for (_, sql), each in zip(jobs, outcomes) if each.error not in (None, TIMED_OUT)]
     assert not grammars.unchecked

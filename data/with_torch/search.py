@@ -12,7 +12,6 @@ import torch
 from data.constrained import Grammars, Held
 from data.spider import Schema
 
-
 PENALTY = 1.0  # beams that ended compare by their log-likelihood over their length to this power: 0 sums, 1 means
 
 
