@@ -29,7 +29,6 @@ import torch
 import tyro
 from accelerate import Accelerator, DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
 from accelerate.utils import DummyOptim, GradientAccumulationPlugin, broadcast_object_list, gather_object, set_seed
-from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -52,7 +51,7 @@ from data.run import RunFolder, settled
 from data.score import totals
 from data.signals import Stop
 from data.training import TrainingData, load_benchmark
-from data.with_torch.search import Hypotheses, Search
+from data.with_torch.search import Hypotheses, Search, does_not_fit
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
@@ -448,7 +447,7 @@ def generate(
             with accelerator.autocast():
                 written = write(model, rows, args, tokenizer, grammars, accelerator.device)
         except RuntimeError as error:
-            if size == 1 or not should_reduce_batch_size(error):
+            if size == 1 or not does_not_fit(error):
                 raise
             room = size * longest // 2
             print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")

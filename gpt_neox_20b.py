@@ -33,7 +33,6 @@ import torch.distributed.run
 import tyro
 from accelerate import Accelerator, init_empty_weights
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object, set_seed
-from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.trainable_tokens import TrainableTokensLayer
@@ -62,7 +61,7 @@ from data.run import RunFolder, settled
 from data.score import totals
 from data.signals import Stop
 from data.training import TrainingData, load_benchmark
-from data.with_torch.search import Hypotheses, Search, branch
+from data.with_torch.search import Hypotheses, Search, branch, does_not_fit
 from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
@@ -482,7 +481,8 @@ def generate(
     order = sorted(range(len(examples)), key=lambda i: (-shared[i], inputs[i][: shared[i]], -len(inputs[i])))
     waiting = order[accelerator.process_index :: accelerator.num_processes]
     written = {i: Hypotheses() for i in waiting}
-    room, steps, end = sys.maxsize, min(STEPS, args.max_output_tokens), tokenizer.eos_token_id  # room: tokens of a batch
+    # room: how many tokens a batch may hold
+    room, steps, end = sys.maxsize, min(STEPS[args.num_beams > 1], args.max_output_tokens), tokenizer.eos_token_id
     bar = tqdm(total=len(waiting), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
     while waiting and not stop.requested:
         longest = max(len(inputs[i]) for i in waiting[: args.eval_batch_size]) + args.max_output_tokens
@@ -492,7 +492,7 @@ def generate(
         try:
             answers = write(model, rows, steps, args, tokenizer, grammars)
         except RuntimeError as error:
-            if size == 1 or not should_reduce_batch_size(error):
+            if size == 1 or not does_not_fit(error):
                 raise
             room = size * longest // 2
             print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")
@@ -506,7 +506,7 @@ def generate(
     return [candidates(answers, tokenizer, end) for _, answers in sorted(everyone, key=itemgetter(0))] if whole else None
 
 
-STEPS = 64  # tokens of an answer that memory is set aside for; an answer that is longer goes on in a later batch
+STEPS = (64, 32)  # tokens, with one candidate and with several, that memory is set aside for; what is longer goes on later
 
 
 def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: Grammars | None) -> list[Hypotheses]:

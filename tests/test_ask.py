@@ -20,12 +20,12 @@ def database(tmp_path):
 
 
 def answers(*statements):
-    """An `answer` that writes these statements, and notes what it is asked."""
+    """An `answer` that proposes one of these statements each time, and notes what it is asked."""
     written, asked = iter(statements), []
 
     def answer(rows, schemas):
         asked.append((rows["question"][0], schemas[rows["db_id"][0]].tables))
-        return next(written)
+        return [dict(sql=next(written))]
 
     return answer, asked
 
@@ -54,6 +54,12 @@ def test_sql_that_gives_no_rows_says_why(database, capsys, sql, says):
         assert connection.execute("SELECT count(*) FROM item").fetchone() == (3,)
 
 
+def test_of_several_candidates_the_first_that_returns_rows_is_answered(database, capsys):
+    proposed = [dict(sql="SELECT x FROM item"), dict(sql="SELECT id FROM item WHERE id > 9"), dict(sql="SELECT 8")]
+    Conversation(database).go("What?", lambda rows, schemas: proposed)
+    assert capsys.readouterr().out.startswith("SELECT 8\n8\n")
+
+
 def test_typed_questions_are_answered_until_end_of_input(database, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("one?\n\n  \ntwo?"))
     answer, asked = answers("SELECT 1", "SELECT 2")
@@ -68,7 +74,7 @@ def test_a_typed_question_that_fails_does_not_end_the_conversation(database, cap
     def answer(rows, schemas):
         if rows["question"] == ["long"]:
             raise UserError("too long")
-        return "SELECT 7"
+        return [dict(sql="SELECT 7")]
 
     Conversation(database).go(None, answer)
     assert "error: too long" in (printed := capsys.readouterr().out) and "SELECT 7" in printed

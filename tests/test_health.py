@@ -185,7 +185,7 @@ def test_a_run_says_what_it_looked_at_and_keeps_its_warnings(run, script, capsys
 
 
 def test_a_warning_is_printed_and_kept(run, script, capsys, monkeypatch):
-    monkeypatch.setattr(script.TrainingData, "health", lambda *seen: ("all", ["something is off"]))
+    monkeypatch.setattr(script.TrainingData, "health", lambda *seen, **how: ("all", ["something is off"]))
     few = ["--max_updates", "1", "--eval_every", "0", "--eval_examples", "2", "--max_output_tokens", "8"]
     done = run(script, *few)
     assert "WARNING: something is off\n" in capsys.readouterr().out

@@ -168,7 +168,7 @@ def test_answers_of_questions_that_share_a_schema_are_those_of_each_alone(script
     tokenizer = deepcopy(tokenizer)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.batch_decode = lambda answers, **how: [" ".join(map(str, answer)) for answer in answers]
-    monkeypatch.setattr(script, "STEPS", 7)
+    monkeypatch.setattr(script, "STEPS", (7, 7))
     monkeypatch.setattr(candidates, "clean_sql", lambda text: text)
     asked = Dataset.from_list([row | dict(db_id="any") for row in rows])
     answers = script.generate(model, tokenizer, asked, dict(any=None), args, Accelerator(cpu=True), Stop())

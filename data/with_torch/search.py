@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from data.constrained import Grammars, Held
 from data.spider import Schema
-
-PENALTY = 1.0  # beams that ended compare by their log-likelihood over their length to this power: 0 sums, 1 means
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Hypotheses:
 
     def best(self, beams: int) -> list[tuple[list[int], float]]:
         """Up to so many answers, likeliest first; what was cut off stands behind what ended."""
-        cut = [(tokens, score / max(1, len(tokens)) ** PENALTY) for tokens, score in self.running]
+        cut = [(tokens, score / max(1, len(tokens))) for tokens, score in self.running]
         return [*self.ended, *cut][:beams]
 
 
@@ -140,7 +139,7 @@ class Search:
         self.length.add_(1)
         # of those that end, the ones that are among the likeliest, by their mean
         among = ends & (torch.arange(2 * beams, device=ends.device) < beams) & ~self.done[:, None]
-        means = torch.cat([self.ended, (best / self.length**PENALTY).masked_fill(~among, -torch.inf)], 1)
+        means = torch.cat([self.ended, (best / self.length).masked_fill(~among, -torch.inf)], 1)
         means, kept = means.topk(beams)
         self.origin.copy_(torch.cat([self.origin, self.number * beams + slot], 1).gather(1, kept))
         self.ended.copy_(means)
@@ -153,7 +152,7 @@ class Search:
         self.until.add_(~self.done)
         # greedily, the first end is the answer; else as long as what goes on could still be likelier
         full = self.ended[:, -1] > -torch.inf
-        over = full if beams == 1 else full & (self.ended[:, -1] >= self.scores[:, 0] / self.length[:, 0] ** PENALTY)
+        over = full if beams == 1 else full & (self.ended[:, -1] >= self.scores[:, 0] / self.length[:, 0])
         self.done |= over | (self.scores[:, 0] == -torch.inf) | (self.length[:, 0] >= self.most)
         self.report[0] = self.parent
         self.report[1] = self.token.masked_fill(self.done[:, None] | (self.scores == -torch.inf), -1)
@@ -187,6 +186,11 @@ class Search:
                     now.running.append((path(until[question] - 1, slot), score))
             found.append(now)
         return found
+
+
+def does_not_fit(error: RuntimeError) -> bool:
+    """Whether a batch took more memory than there is: where a graph is captured, torch words it in a way of its own."""
+    return should_reduce_batch_size(error) or "CUDA error: out of memory" in str(error)
 
 
 def branch(
