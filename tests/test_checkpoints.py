@@ -127,8 +127,8 @@ def test_nothing_to_recover_changes_nothing(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- what --model can name
 
-BASE = dict(model="hub/model", tiny=False, random_weights=False, values=False, full_names=False, share_schema=False, plain_sql=False,
-            seed=7)  # fmt: skip
+BASE = dict(model="hub/model", tiny=False, random_weights=False, values=False, full_names=False, share_schema=False, seed=7)
+BASE |= dict(plain_sql=False)
 ASKED = dict(tiny=False, random_weights=False, values=False, seed=0, epochs=3)
 
 
