@@ -76,7 +76,9 @@ class Grammars:
     def give_up(self, schema: Schema, reason: str) -> None:
         """Say, once for a schema, why answers about it are not held to it."""
         if schema.db_id not in self.unchecked:
-            print(f"not all answers about {schema.db_id} are checked against its schema: {' '.join(reason.split())[:200]}")
+            print(
+                f"not all answers about {schema.db_id} are checked against its schema: {reason.strip().splitlines()[0][:200]}"
+            )
             self.unchecked.add(schema.db_id)
 
 

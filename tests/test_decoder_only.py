@@ -166,8 +166,8 @@ def test_padding_does_not_change_what_is_written(script, args, model, tokenizer,
             weight.data.normal_()  # an output layer that is not the embeddings says more than the prompt's last word
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidates, "clean_sql", lambda text: text)
-        columns = script.Dataset.from_list(rows)
-        together = script.generate(model.eval(), tokenizer, columns, benchmark.schemas, raw, accelerator, Stop())
+        columns = script.Dataset.from_list([row | dict(db_id="any") for row in rows])
+        together = script.generate(model.eval(), tokenizer, columns, dict(any=None), raw, accelerator, Stop())
         alone = script.generate(
             model, tokenizer, columns, benchmark.schemas, replace(raw, eval_batch_size=1), accelerator, Stop()
         )
