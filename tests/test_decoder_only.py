@@ -168,9 +168,7 @@ def test_padding_does_not_change_what_is_written(script, args, model, tokenizer,
         patch.setattr(candidates, "clean_sql", lambda text: text)
         columns = script.Dataset.from_list([row | dict(db_id="any") for row in rows])
         together = script.generate(model.eval(), tokenizer, columns, dict(any=None), raw, accelerator, Stop())
-        alone = script.generate(
-            model, tokenizer, columns, benchmark.schemas, replace(raw, eval_batch_size=1), accelerator, Stop()
-        )
+        alone = script.generate(model, tokenizer, columns, dict(any=None), replace(raw, eval_batch_size=1), accelerator, Stop())
     together, alone = ([own[0]["sql"] for own in answers] for answers in (together, alone))
     assert together == alone and len(set(together)) > 1
     assert not any("SQL" in text for text in together)  # nothing of the prompt
