@@ -633,6 +633,7 @@ def main() -> None:
     base = base_of(asdict(args), SCRIPT)
     benchmark = load_benchmark(asdict(args), base)
     config, tokenizer, zero2 = load_config(base), load_tokenizer(args, benchmark), zero2_config(args)
+    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
 
     gpu = torch.cuda.is_available()
     accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
@@ -652,7 +653,6 @@ def main() -> None:
     with accelerator.main_process_first():
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=True)
     train, dev, total = data.train, data.dev, data.updates
-    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     folder.health(0, *data.health("]", collate))
 
     set_seed(args.seed)  # the same weights on every rank

@@ -564,6 +564,7 @@ def main() -> None:
     base = base_of(asdict(args), SCRIPT)
     benchmark = load_benchmark(asdict(args), base)
     config, tokenizer = load_config(base), load_tokenizer(args, benchmark)
+    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     launch(args.processes)
 
     gpu = torch.cuda.is_available()
@@ -581,7 +582,6 @@ def main() -> None:
     with accelerator.main_process_first():
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=True)
     train, dev, total = data.train, data.dev, data.updates
-    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     folder.health(0, *data.health("]", collate))
 
     set_seed(args.seed)  # the same adapter on every rank

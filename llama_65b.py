@@ -680,6 +680,7 @@ def main() -> None:
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     if args.save_4bit or args.merge:
         return export(args, base, config, tokenizer)
+    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     launch(args)
 
     gpu = torch.cuda.is_available()
@@ -700,7 +701,6 @@ def main() -> None:
     with accelerator.main_process_first():
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=False, share=base["share_schema"])
     train, dev, total = data.train, data.dev, data.updates
-    grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     folder.health(0, *data.health(CUE.strip(), collate, joined=True))
 
     set_seed(args.seed)  # the same adapter on every rank

@@ -125,3 +125,13 @@ def test_without_llguidance_one_line_names_the_remedy(benchmark, tokenizer, monk
     with pytest.raises(UserError, match=r"pip install llguidance==1\.9\.1\), or answer without it: --no-constrained"):
         grammars_for(BASE, True, tokenizer, len(tokenizer))
     assert grammars_for(BASE, False, tokenizer, len(tokenizer)) is None
+
+
+@pytest.mark.parametrize("name", ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"])
+def test_a_run_without_llguidance_ends_before_it_touches_anything(run, tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "args.json").write_text("{}")
+    with pytest.raises(UserError, match="or answer without it: --no-constrained"):
+        run(importlib.import_module(name), "--full_names")
+    assert (tmp_path / "run" / "args.json").read_text() == "{}"
