@@ -204,11 +204,11 @@ def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: Tokenizer, 
                 labels=[ids[cue:] + [tokenizer.eos_token_id] for ids in answers], shortened=shortened)  # fmt: skip
 
 
-def padded(sequences: list[list[int]], filler: int, left: bool = False, least: int = 0) -> torch.Tensor:
+def padded(sequences: list[list[int]], filler: int, least: int = 0) -> torch.Tensor:
     """Lists of different lengths -> (lists, longest), which are `least` long at least."""
     longest = max(least, *map(len, sequences))
     pads = [[filler] * (longest - len(sequence)) for sequence in sequences]
-    return torch.tensor([pad + ids if left else ids + pad for ids, pad in zip(sequences, pads)])
+    return torch.tensor([ids + pad for ids, pad in zip(sequences, pads)])
 
 
 def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
