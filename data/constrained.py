@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from data.grammar import grammar
+from data.grammar import compiled, grammar
 from data.spider import Schema
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Grammars:
             from llguidance import LLExecutor
         except ImportError:
             raise UserError(f"answers are held to a grammar by llguidance, which is not installed: {REMEDY}") from None
-        self.size = logits
+        self.size, self.tokenizer, self.unknown = logits, tokenizer, tokenizer.unk_token_id
         self.vocabulary, self.head = vocabulary(tokenizer, logits)
         self.executor = LLExecutor()
         self.compiled: dict[Schema, LLMatcher | None] = {}
@@ -61,24 +61,23 @@ class Grammars:
         return matcher and matcher.deep_copy()
 
     def _compile(self, schema: Schema) -> "LLMatcher | None":
-        from llguidance import LLMatcher
-
+        names = [*schema.tables, *(name for table, name in schema.columns if table >= 0)]
+        unknown = {name for name in names if self.unknown in self.tokenizer(name, add_special_tokens=False).input_ids}
         try:
-            lark = LLMatcher.grammar_from_lark(self.head + grammar(schema))
-            matcher = LLMatcher(self.vocabulary, lark, log_level=0)
-            reason = matcher.get_error()
+            matcher = compiled(self.vocabulary, self.head + grammar(schema, unknown))
         except ValueError as error:
-            matcher, reason = None, str(error)
-        if reason:
-            self.give_up(schema, reason)
-        return None if reason else matcher
+            self.give_up(schema, str(error))
+            return None
+        if unknown:
+            what = f"the model's vocabulary cannot write {len(unknown):,} of its names, as {min(unknown)!r}"
+            print(f"answers about {schema.db_id} leave names out: {what}")
+        return matcher
 
     def give_up(self, schema: Schema, reason: str) -> None:
         """Say, once for a schema, why answers about it are not held to it."""
         if schema.db_id not in self.unchecked:
-            print(
-                f"not all answers about {schema.db_id} are checked against its schema: {reason.strip().splitlines()[0][:200]}"
-            )
+            first = reason.strip().splitlines()[0][:200]
+            print(f"not all answers about {schema.db_id} are checked against its schema: {first}")
             self.unchecked.add(schema.db_id)
 
 
@@ -136,19 +135,17 @@ class Held:
         if moves:
             self.grammars.executor.consume_token_par(moves)
 
-    def masks(self, pointer: int) -> None:
-        """Write a row of `words` 32-bit words for each slot that a grammar holds to `pointer`, a bit for each token.
+    def masks(self, pointer: int) -> list[int]:
+        """Write a row of `words` 32-bit words for each slot to `pointer`, a bit for each token -> the slots without a grammar.
 
-        The rows of slots that no grammar holds stay as they are.
+        What their rows hold says nothing. Among them are those in which llguidance finds nothing that may follow, or gives up:
+        what was written so far is not lost.
         """
         live = [(matcher, row) for row, matcher in enumerate(self.slots) if matcher]
         if live:
             self.grammars.executor.unsafe_compute_mask_ptr(live, pointer, 4 * self.words, len(self.slots))
-
-    def free(self) -> list[int]:
-        """The slots that no grammar holds, among them those that llguidance gives up: what was written so far is not lost."""
-        for row, matcher in enumerate(self.slots):
-            if matcher and matcher.is_error():
+        for matcher, row in live:
+            if matcher.is_error():
                 self.grammars.give_up(self.schemas[row // self.beams], matcher.get_error())
                 self.slots[row] = None
         return [row for row, matcher in enumerate(self.slots) if not matcher]

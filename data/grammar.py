@@ -25,14 +25,13 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.errors import UserError, exit_on_user_error
 from data.execute import TIMED_OUT, Executor, explained
-from data.plain import KEYWORDS, RESERVED, name, plain, qualified
-from data.prompt import target
+from data.plain import KEYWORDS, RESERVED, name, spelled
 from data.spider import GET_SPIDER, LAYOUT, Example, Schema, read_examples, read_schemas
 
 # the 64 bits of a parameter: up to TABLE_BITS of them for tables, then
@@ -52,23 +51,23 @@ MAX_NAMES = 20_000  # of a schema's tables and columns, which would take llguida
 COLUMN = "a column of the SELECT list"  # stands in the parts of `_Form.chain`
 
 
-def grammar(schema: Schema, space: bool = True) -> str:
+def grammar(schema: Schema, without: Collection[str] = ()) -> str:
     """llguidance's Lark grammar of the statements about a database, as `data.plain` writes them.
 
     With the schema's `full_names` columns stand as `table.column` (`qualified`), else with or without their table (`plain`); a
-    table is named once in a FROM clause, or tables have the aliases T1, T2 ... `space`: a statement begins with a space, as
-    behind the cue of a decoder-only model. Tables and columns whose names hold control characters are left out; of more than
-    26 tables the grammar does not check that FROM has what a column's name says.
+    table is named once in a FROM clause, or tables have the aliases T1, T2 ... A statement begins with a space, as behind the
+    cue of a decoder-only model. Tables and columns whose names hold control characters, or are among `without`, are left out;
+    of more than 26 tables the grammar does not check that FROM has what a column's name says.
 
     Raises ValueError, in one line, for a schema of which no column can be named, or one that is too large.
     """
     if len(schema.columns) + len(schema.tables) > MAX_NAMES:
         raise ValueError(f"the database {schema.db_id} has more than {MAX_NAMES:,} tables and columns")
-    names = _Names(schema)
+    names = _Names(schema, without)
     if not any(names.columns):
         raise ValueError(f"the database {schema.db_id} has no column that SQL can name")
     rules = _Rules()
-    rules.add("start", ('" " ' if space else "") + "query::0x0")
+    rules.add("start", '" " query::0x0')
     _selects(rules, names)
     forms: list[_Form] = [_ByName(rules, names)]
     if len(names.tables) <= MAX_ALIASED_TABLES:
@@ -124,17 +123,19 @@ class _Names:
     `tables`) that have a column of that name, in whatever case.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, without: Collection[str] = ()) -> None:
         self.full = schema.full_names
         # SQLite's own tables are no part of what is asked, and not in every copy of a database
         kept = (number for number, table in enumerate(schema.tables) if not table.lower().startswith("sqlite_"))
-        self.tables = [number for number in kept if _is_plain_text(schema.tables[number])]
+        self.tables = [
+            number for number in kept if _is_plain_text(schema.tables[number]) and schema.tables[number] not in without
+        ]
         self.table_names = [schema.tables[number] for number in self.tables]
         place = {number: place for place, number in enumerate(self.tables)}
         owners: dict[str, set[int]] = {}
         own: list[dict[str, None]] = [{} for _ in self.tables]
         for table, column in schema.columns:
-            if table in place and _is_plain_text(column):
+            if table in place and _is_plain_text(column) and column not in without:
                 own[place[table]][column] = None
                 owners.setdefault(column.lower(), set()).add(place[table])
         self.columns = [{column: frozenset(owners[column.lower()]) for column in columns} for columns in own]
@@ -704,6 +705,16 @@ class Refusal:
     reason: str = ""
 
 
+def compiled(vocabulary, lark: str):
+    """llguidance's matcher of a grammar over a vocabulary of its own. Raises ValueError, in one line, where it refuses it."""
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark), log_level=0)
+    if matcher.is_error():
+        raise ValueError(f"llguidance: {matcher.get_error().splitlines()[0]}")  # behind it stands the whole grammar
+    return matcher
+
+
 class Matchers:
     """llguidance's matchers of databases' grammars, over bytes, each compiled once.
 
@@ -712,21 +723,16 @@ class Matchers:
 
     def __init__(self) -> None:
         try:
-            import llguidance
+            from llguidance import LLTokenizer
         except ImportError:
             raise UserError("llguidance is not installed, which reads the grammar: pip install llguidance==1.9.1") from None
-        self._module = llguidance
-        self._bytes = llguidance.LLTokenizer("byte")
+        self._bytes = LLTokenizer("byte")
         self._compiled: dict[Schema, object] = {}
 
     def matcher(self, schema: Schema):
         """A matcher at the start of a statement. Raises ValueError for a schema without grammar."""
         if schema not in self._compiled:
-            text = self._module.LLMatcher.grammar_from_lark(grammar(schema))
-            matcher = self._module.LLMatcher(self._bytes, text, log_level=0)
-            if matcher.is_error():
-                raise ValueError(f"llguidance: {matcher.get_error().splitlines()[0]}")
-            self._compiled[schema] = matcher
+            self._compiled[schema] = compiled(self._bytes, grammar(schema))
         return self._compiled[schema].deep_copy()
 
     def accepted(self, sql: str, schema: Schema) -> tuple[bool, int]:
@@ -757,12 +763,6 @@ class Matchers:
             byte = rng.choice(allowed)
             matcher.consume_token(byte)
             written.append(byte)
-
-
-def spelled(sql: str, schema: Schema) -> str:
-    """A gold statement in the spelling of the schema's grammar."""
-    sql = plain(target(sql), schema)
-    return qualified(sql, schema) if schema.full_names else sql
 
 
 def refusals(examples: Iterable[Example], schemas: dict[str, Schema], full_names: bool, matchers: Matchers) -> list[Refusal]:

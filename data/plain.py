@@ -12,6 +12,7 @@ the sample).
 import re
 from collections.abc import Callable, Container
 
+from data.prompt import target
 from data.spider import Schema
 
 PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\[\]]*\]|\w+|\s+|[^\w\s'"`\[]""")
@@ -112,6 +113,12 @@ def _spelling(words: list[str], schema: Schema) -> Callable[..., str | None]:
         return found[key]
 
     return spell
+
+
+def spelled(sql: str, schema: Schema) -> str:
+    """A gold statement in one spelling, with its columns' tables where the schema's names are full."""
+    sql = plain(target(sql), schema)
+    return qualified(sql, schema) if schema.full_names else sql
 
 
 def qualified(sql: str, schema: Schema) -> str:

@@ -137,12 +137,7 @@ def load(
 
 def in_plain_sql(examples: list[Example], schemas: dict[str, Schema]) -> list[Example]:
     """The examples with their answers in one spelling, with their columns' tables where a schema's names are full."""
-    from data.plain import plain, qualified  # these import this module
-    from data.prompt import target
-
-    def spelled(sql: str, schema: Schema) -> str:
-        sql = plain(target(sql), schema)
-        return qualified(sql, schema) if schema.full_names else sql
+    from data.plain import spelled  # imports this module
 
     return [replace(example, sql=spelled(example.sql, schemas[example.db_id])) for example in examples]
 

@@ -29,8 +29,8 @@ def tokenizer(request, benchmark):
 def allowed(held: Held) -> list[list[int]]:
     """The tokens that may follow in each slot."""
     masks = torch.full((len(held.slots), held.words), -1, dtype=torch.int32)
-    masks[held.free()] = -1
-    held.masks(masks.data_ptr())
+    free = held.masks(masks.data_ptr())
+    masks[free] = -1
     bits = masks[:, :, None] >> torch.arange(32) & 1
     return [row.nonzero()[:, 0].tolist() for row in bits.flatten(1)]
 
@@ -74,7 +74,7 @@ def test_a_schema_without_a_grammar_is_said_once_and_ends_nothing(benchmark, tok
     schema = next(iter(benchmark.schemas.values()))
     for grammar in ("start: nowhere", None):
         if grammar:
-            monkeypatch.setattr(constrained, "grammar", lambda schema, grammar=grammar: grammar)
+            monkeypatch.setattr(constrained, "grammar", lambda schema, without, grammar=grammar: grammar)
         else:
             monkeypatch.undo()
             schema = replace(schema, tables=(), columns=schema.columns[:1], primary_keys=(), foreign_keys=())
@@ -84,11 +84,44 @@ def test_a_schema_without_a_grammar_is_said_once_and_ends_nothing(benchmark, tok
         assert said.count("\n") == 1 and said.startswith(f"not all answers about {schema.db_id} are checked")
 
 
+def test_names_that_a_vocabulary_cannot_write_are_left_out_and_said(benchmark, capsys):
+    """T5's has no pieces for Chinese: an answer that began with such a name could not go on, and would end there."""
+    script = importlib.import_module("T5_3B")
+    tokenizer = script.load_tokenizer(replace(script.Args(), **script.TINY, tiny=True), benchmark)
+    schema = next(schema for schema in benchmark.schemas.values() if len(schema.tables) > 1)
+    schema = replace(schema, tables=("客户", *schema.tables[1:]))
+    grammars = Grammars(tokenizer, len(tokenizer))
+    assert grammars.matcher(schema) and not grammars.unchecked
+    said = capsys.readouterr().out
+    assert (
+        said == f"answers about {schema.db_id} leave names out: the model's vocabulary cannot write 1 of its names, as '客户'\n"
+    )
+    assert grammars.matcher(replace(schema, db_id="all", tables=tuple(f"客户{i}" for i in range(len(schema.tables))))) is None
+    assert "not all answers about all are checked" in capsys.readouterr().out
+
+
+def test_a_dead_end_is_no_end(benchmark, tokenizer, monkeypatch, capsys):
+    """llguidance offers the end of sequence where nothing else may follow, also in the middle of a statement."""
+    schema = next(iter(benchmark.schemas.values()))
+    monkeypatch.setattr(constrained, "grammar", lambda schema, without=(): 'start: " SELECT * FROM " "客户"')
+    held = Held(Grammars(tokenizer, len(tokenizer)), [schema], [[[]]], 1)
+    for piece in tokenizer(" SELECT * FROM", add_special_tokens=False).input_ids:
+        assert len(allowed(held)[0]) < 32
+        held.advance([[0]], [[piece]])
+    while held.slots[0] and len(may := allowed(held)[0]) < 32:
+        held.advance([[0]], [[may[0]]])
+    assert held.slots == [None] and "not all answers about" in capsys.readouterr().out
+
+
 def test_an_answer_that_llguidance_gives_up_goes_on_freely(benchmark, tokenizer, capsys):
     schema = next(iter(benchmark.schemas.values()))
     held = Held(Grammars(tokenizer, len(tokenizer)), [schema, schema], [[[]], [[]]], 1)
     held.advance([[0], [0]], [[tokenizer.eos_token_id], [-1]])  # which the grammar does not have there
-    assert held.free() == [0, 1] and "not all answers about" in capsys.readouterr().out
+    assert (
+        allowed(held)[0] == list(range(32 * held.words))
+        and held.slots == [None, None]
+        and "not all answers about" in capsys.readouterr().out
+    )
 
 
 def test_a_tokenizer_that_is_read_in_another_way_is_said(benchmark, tokenizer, monkeypatch, capsys):

@@ -122,8 +122,8 @@ class Search:
 
     def mask(self) -> None:
         """Write what may follow in each slot, as bits, into `masks`."""
-        self.masks[self.held.free()] = -1
-        self.held.masks(self.masks.data_ptr())
+        free = self.held.masks(self.masks.data_ptr())
+        self.masks[free] = -1
 
     def choose(self) -> None:
         """Extend each question's likeliest beginnings by their likeliest tokens, and set those aside that end."""
