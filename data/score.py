@@ -26,9 +26,9 @@ from typing import Self
 
 from data.errors import UserError, exit_on_user_error
 from data.execute import ERROR_CLASSES, GOLD_FAILS, Comparison, Executor
-from data.files import read_object, write_atomically
+from data.files import read_object, read_records, write_atomically
 from data.prompt import clean_sql
-from data.spider import LAYOUT, Benchmark, Example, load, read_json, read_schemas
+from data.spider import MEND_EXAMPLES, Benchmark, Example, files_of, load, read_schemas
 from data.sql import CLAUSES, EMPTY, HARDNESS, Query, SqlSchema, comparable, exact, hardness, partial_scores
 
 # a quote that is not closed reaches to the end, so that a text full of them is not searched once for each
@@ -256,9 +256,9 @@ def read_gold(path: Path, root: Path) -> Benchmark:
         raise UserError(f"data directory {root} does not exist: name Spider's directory with --data")
     names = {db_id for _, db_id in pairs}
     missing = names
-    for tables, folder in dict.fromkeys((tables, folder) for _, tables, folder in LAYOUT.values()):
-        if (root / tables).is_file():
-            schemas = read_schemas(root / tables)
+    for tables, folder in dict.fromkeys(files_of(root, split)[1:] for split in ("dev", "test")):
+        if tables.is_file():
+            schemas = read_schemas(tables)
             missing = names - schemas.keys()
             if not missing:
                 break
@@ -266,7 +266,7 @@ def read_gold(path: Path, root: Path) -> Benchmark:
         raise UserError(f"no tables file in {root} has the database {min(missing)} of {path}: check --data and --gold")
     questions = _questions(pairs, root)
     examples = [Example(i, db_id, question, sql) for i, ((sql, db_id), question) in enumerate(zip(pairs, questions))]
-    return Benchmark(root, schemas, {"gold": examples}, {"gold": root / folder})
+    return Benchmark(root, schemas, {"gold": examples}, {"gold": folder})
 
 
 def _lines(path: Path) -> list[str]:
@@ -281,10 +281,10 @@ def _lines(path: Path) -> list[str]:
 def _questions(pairs: Sequence[tuple[str, str]], root: Path) -> list[str]:
     """The questions of the split whose queries these are, or empty ones."""
     wanted = [(sql.split(), db_id) for sql, db_id in pairs]
-    train, others = LAYOUT["train"][0], LAYOUT["train_others"][0]
-    for names in (LAYOUT["dev"][0], LAYOUT["test"][0], train, others, train + others):
-        if all((root / name).is_file() for name in names):
-            entries = [entry for name in names for entry in read_json(root / name)]
+    for splits in (["dev"], ["test"], ["train"], ["train_others"], ["train", "train_others"]):
+        paths = [files_of(root, split)[0] for split in splits]
+        if all(path.is_file() for path in paths):
+            entries = [entry for path in paths for entry in read_records(path, MEND_EXAMPLES)]
             if [(str(entry.get("query")).split(), entry.get("db_id")) for entry in entries] == wanted:
                 return [str(entry.get("question", "")).strip() for entry in entries]
     return [""] * len(pairs)

@@ -150,20 +150,21 @@ def test_a_missing_train_others(spider):
 def test_a_malformed_file(spider, name, content):
     (spider / name).write_bytes(content)
     message = complaint(spider)
-    assert message.startswith(f"{spider / name} is not valid JSON") and message.endswith(": download it again")
+    remedy = "--make DIR makes it of your own databases" if name == "tables.json" else "give a list of objects with db_id"
+    assert message.startswith(f"{spider / name} is not valid JSON") and remedy in message
 
 
 @pytest.mark.parametrize("name", ["train_spider.json", "tables.json"])
 @pytest.mark.parametrize("content", ["{}", "null", "1", '"text"', "[1]", "[[]]", '[{"db_id": "pets"}, null]', "NaN"])
 def test_json_of_another_shape(spider, name, content):
     write(spider / name, content)
-    assert complaint(spider) == f"{spider / name} does not hold a list of JSON objects: download it again"
+    assert complaint(spider).startswith(f"{spider / name} does not hold a list of JSON objects: ")
 
 
 def test_a_directory_in_the_place_of_a_file(spider):
     (spider / "dev.json").unlink()
     (spider / "dev.json").mkdir()
-    assert complaint(spider).startswith(f"{spider / 'dev.json'} cannot be read (Is a directory)")
+    assert complaint(spider).startswith(f"{spider / 'dev.json'} cannot be read (it is no regular file)")
 
 
 @pytest.mark.parametrize("name", ["train_spider.json", "dev.json"])
