@@ -49,10 +49,11 @@ GOLD_FAILS = "gold fails"
 REFUSED = "refused"  # it parses, but does something else than read, or is several statements
 NO_DATABASE = "database unavailable"
 CRASHED = "crashed"
+TOO_LONG = "question too long"  # it was not asked
 FAILS = "does not run"  # any other error of SQLite, as a misused aggregate or an unknown function
 ERROR_CLASSES = (
     *(PARSE, NO_TABLE, NO_COLUMN, FAILS, REFUSED, WRONG_ROWS, WRONG_ORDER),
-    *(TIMED_OUT, TOO_LARGE, CRASHED, NO_DATABASE, GOLD_FAILS),
+    *(TIMED_OUT, TOO_LARGE, CRASHED, NO_DATABASE, GOLD_FAILS, TOO_LONG),
 )
 
 GRACE = 0.1  # seconds between a statement's limit and the parent's kill

@@ -43,37 +43,46 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
-def read_records(path: Path, remedy: str, errors: str = "strict") -> list[dict]:
-    """The records of a file, by its name: JSON (a list of objects), `.jsonl` (one a line) or `.csv` (fields named above).
+def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
+    """A text, unpacked where gzip packed it, without a byte-order mark; `errors`: as of `bytes.decode`.
 
-    Fields are separated by commas, semicolons or tabs, and their names are lower case whatever the file's. A byte-order mark is
-    passed over, what gzip packed is unpacked, and JSON that turns out to be one object a line is read so. `errors`: as of
-    `bytes.decode`. Raises UserError, with `remedy`, where the file is missing, no regular file, malformed or of another shape.
+    Raises UserError, with `remedy`, where the file is missing, no regular file, or not what it seems.
     """
-    kind = {".csv": "CSV", ".tsv": "CSV", ".jsonl": "JSON Lines"}.get(
-        Path(path.name.removesuffix(".gz")).suffix.lower(), "JSON"
-    )
     try:
         if path.exists() and not path.is_file():  # a pipe may wait for ever, a device may never end
             raise UserError(f"{path} cannot be read (it is no regular file): {remedy}")
         content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        text = content.decode("utf-8-sig", errors)
-        records = _csv(text) if kind == "CSV" else _json(text, kind)
+        return (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode("utf-8-sig", errors)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {remedy}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid {kind} (byte {error.start:,} is not UTF-8): save it as UTF-8; {remedy}") from None
+        raise UserError(f"{path} is not UTF-8 at byte {error.start:,}: save it as UTF-8; {remedy}") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file ({error}): pack it again; {remedy}") from None
-    except (ValueError, RecursionError, csv.Error) as error:  # among them a number or a nesting without end
-        raise UserError(f"{path} is not valid {kind} ({error}): {remedy}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
+
+
+def read_records(path: Path, remedy: str, errors: str = "strict") -> list[dict]:
+    """The records of a text, by its name: JSON (a list of objects), `.jsonl` (one a line) or `.csv` (fields named above).
+
+    Fields are separated by commas, semicolons or tabs, and their names are lower case whatever the file's. JSON that turns out
+    to be one object a line is read so. Raises UserError as `read_text`, and where the text is malformed or of another shape.
+    """
+    text, ending = read_text(path, remedy, errors), ending_of(path)
+    kind = {".csv": "CSV", ".tsv": "CSV", ".jsonl": "JSON Lines"}.get(ending, "JSON")
+    try:
+        records = _csv(text) if kind == "CSV" else _json(text, kind)
+    except (ValueError, RecursionError) as error:  # among them a number or a nesting without end
+        raise UserError(f"{path} is not valid {kind} ({error}): {remedy}") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise UserError(f"{path} does not hold a list of JSON objects: {remedy}")
     return records
+
+
+def ending_of(path: Path) -> str:
+    """The ending of a file's name, lower case, without gzip's: `.csv` of `q.CSV.gz`."""
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
 def _json(text: str, kind: str) -> list:
