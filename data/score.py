@@ -308,8 +308,8 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
     if isinstance(overfit := options.get("overfit"), int) and overfit > 0:
         benchmark = load(data, ("train",), bool(options.get("train_others")), overfit=overfit)
     else:
-        benchmark = load(data, ("dev",))
-    split = benchmark.splits["dev"]
+        benchmark = load(data, ("test" if options.get("split") == "test" else "dev",))
+    split = benchmark.splits[benchmark.evaluated]
     path = folder / "predictions.jsonl"
     rows, examples = [], {}
     for number, line in enumerate(_lines(path), 1):
@@ -321,7 +321,8 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
             raise UserError(f"{path}, line {number} is no scored prediction: run the evaluation again") from None
         known = isinstance(index, int) and 0 <= index < len(split) and isinstance(predicted, str)
         if not known or (split[index].db_id, split[index].sql) != gold:
-            raise UserError(f"{path}, line {number} is not of the dev split in {data}: name the run's data with --data")
+            of = f"the {benchmark.evaluated} split in {data}"
+            raise UserError(f"{path}, line {number} is not of {of}: name the run's data with --data")
         if index in examples:
             raise UserError(f"{path}, line {number}: example {index} stands there twice: run the evaluation again")
         examples[index] = split[index]
@@ -390,8 +391,8 @@ def main() -> None:
 
     result, earlier = {}, []
     if args.run:
-        split, out = "dev", args.out or args.run
         benchmark, examples, earlier, result = read_run(args.run, data)
+        split, out = benchmark.evaluated, args.out or args.run
         predictions = [clean_sql(row["predicted"]) for row in earlier]
     else:
         if args.gold is None or data is None:

@@ -79,6 +79,11 @@ class Benchmark:
     splits: dict[str, list[Example]]
     folders: dict[str, Path] = field(repr=False)  # split -> folder of its databases
 
+    @property
+    def evaluated(self) -> str:
+        """The split that a run is scored on: the last that was read."""
+        return list(self.splits)[-1]
+
     def databases(self, db_id: str, split: str) -> list[Path]:
         """The SQLite files of one database, `<db_id>.sqlite` first; a test suite has several."""
         first = database_file(self.folders[split], db_id)

@@ -13,13 +13,18 @@ def load_benchmark(options: Mapping, base: Mapping) -> spider.Benchmark:
     """The benchmark that a script's options name; `base` says how what is trained was asked. Raises UserError."""
     directory = sample.build() if options["data"] == "sample" else options["data"]
     chosen = {name: options[name] for name in ("train_others", "overfit", "plain_sql")}
-    return spider.load(directory, **chosen, values=base["values"], full_names=base["full_names"])
+    if options["overfit"]:
+        splits = ("train",)
+    else:
+        splits = (options["split"],) if options["eval_only"] else ("train", options["split"])
+    return spider.load(directory, splits, **chosen, values=base["values"], full_names=base["full_names"])
 
 
 class TrainingData:
     """The examples of a run as tokens, and the updates that they make.
 
-    `train` and `dev`: datasets with the columns of `data.cache.encoded`, of dev what --eval_examples asks for, evenly spaced;
+    `train` and `dev`: datasets with the columns of `data.cache.encoded`; `dev` is of the split that is evaluated what
+    --eval_examples asks for, evenly spaced, and `train` all of it where none is trained on;
     `updates`: optimiser steps of the whole run; `per_update`: examples in each, over all ranks.
     """
 
@@ -39,15 +44,17 @@ class TrainingData:
         that examples share schemas. `apart`: prompts and answers are padded on their own, as for an encoder and a decoder.
         """
         self.options, self.tokenizer, self.ranks, self.apart = options, tokenizer, ranks, apart
-        self.questions = len(benchmark.splits["train"])
+        evaluated, learned = benchmark.evaluated, "train" if "train" in benchmark.splits else benchmark.evaluated
+        self.questions = len(benchmark.splits[learned])
         self.per_update = options["batch_size"] * options["grad_accum"] * ranks
         epoch = -(-self.questions // self.per_update)
         self.updates = 0 if options["eval_only"] else options["max_updates"] or options["epochs"] * epoch
-        self.variants = max(1, -(-self.updates // epoch)) if options["vary_schema"] else 1  # epochs that are begun
-        asked = vary(benchmark, options["vary_schema"], self.variants, options["seed"])
+        most = options["vary_schema"] if self.updates else 0.0
+        self.variants = max(1, -(-self.updates // epoch)) if most else 1  # epochs that are begun
+        asked = vary(benchmark, most, self.variants, options["seed"])
         self.train, dev = (
             encoded(asked.splits[split], asked.schemas, encode, tokenizer, options["max_input_tokens"], **how)
-            for split in ("train", "dev")
+            for split in (learned, evaluated)
         )
         count = min(options["eval_examples"] or len(dev), len(dev))
         self.dev = dev.select([i * len(dev) // count for i in range(count)])
@@ -64,7 +71,7 @@ class TrainingData:
         shortened = sum(self.train["shortened"][:count])
         learned = self.tokenizer.decode(self.train[0]["labels"])
         return (
-            f"{count:,} training examples, {shortened} with a shortened schema | {line}\n"
+            f"{count:,} {'training ' if self.updates else ''}examples, {shortened} with a shortened schema | {line}\n"
             f"the first answer as the model learns it: {learned}"
         ), warnings
 

@@ -15,7 +15,7 @@ WORDS = "▁?(?:Table▁[^]]*]|(?:foreign|primary)▁key:[^]]*]|\\w+|[^\\w▁])"
 
 
 def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", size: int = 1900) -> "Tokenizer":
-    """A Unigram model of the `size` most frequent words of the training split, and of characters.
+    """A Unigram model of the `size` most frequent words of the training split, if it was read, and of characters.
 
     `special` are its first pieces, the last of them the unknown one; no piece holds a character of `lacking`. Whole lines
     of schema as pieces keep the prompts of a small benchmark short enough for training on a CPU.
@@ -27,7 +27,7 @@ def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", 
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
     tokenizer.decoder = decoders.Metaspace()
     texts: Counter[str] = Counter()  # many questions share their schema
-    for example in benchmark.splits["train"]:
+    for example in benchmark.splits.get("train") or benchmark.splits[benchmark.evaluated]:
         said = prompt(example.question, benchmark.schemas[example.db_id], example.values)
         texts.update([*said.split("\n", 1), target(example.sql)])
     counts: Counter[str] = Counter()

@@ -234,7 +234,11 @@ def launched(out: Path, deepspeed: bool, *options: str) -> tuple[list[str], dict
 
 @pytest.mark.parametrize(
     ("deepspeed", "number", "everyone"),
-    [(False, signal.SIGTERM, False), (False, signal.SIGINT, True), (True, signal.SIGTERM, True), (True, signal.SIGINT, True)],
+    [
+        *((False, number, True) for number in ENDING),
+        *((False, number, False) for number in (signal.SIGTERM, signal.SIGUSR1)),
+        *((True, number, True) for number in (signal.SIGTERM, signal.SIGINT)),
+    ],
 )
 def test_a_signal_to_a_launcher_ends_all_ranks_after_the_same_update(tmp_path, deepspeed, number, everyone):
     """`everyone`: it reaches every process at once, as Ctrl-C or a batch system's SIGTERM does; else the launcher alone."""
