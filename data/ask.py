@@ -82,12 +82,15 @@ class Conversation:
             for question in [self.question] if self.question is not None else typed(schema):
                 question = whole(question)
                 asked = dict(question=[question], db_id=[""], values=[self.database.mentioned(question)], sql=[""])
-                (proposed,) = answer(asked, {"": schema})
-                (place,) = choose(executor, [(path, proposed)])
-                if proposed[place].get("error") == TOO_LONG:
-                    if self.question is not None:
+                try:
+                    (proposed,) = answer(asked, {"": schema})
+                    (place,) = choose(executor, [(path, proposed)])
+                    if proposed[place].get("error") == TOO_LONG:
                         raise UserError(proposed[place]["message"])
-                    print(f"error: {proposed[place]['message']}")
+                except UserError as error:
+                    if self.question is not None:
+                        raise
+                    print(f"error: {printable(str(error))}")
                     continue
                 sql = proposed[place]["sql"]
                 print(printable(sql) or "the model wrote no SQL", flush=True)
@@ -183,7 +186,7 @@ class QuestionFile:
 
     def go(self, answer: Answer, stop: Stop) -> None:
         """Ask what the file of answers lacks. A signal ends the process once what was answered stands in the file."""
-        total, done = len(self.asked), len(self.asked) - len(self.waiting)
+        total, done, where = len(self.asked), len(self.asked) - len(self.waiting), printable(str(self.output))
         print(f"{total:,} questions about {len(self.databases):,} databases, {done:,} of them answered before", flush=True)
         stop.listen()
         with Executor(seconds=self.options["seconds"]) as executor:
@@ -191,13 +194,13 @@ class QuestionFile:
                 some = self.waiting[start : start + TOGETHER]
                 records = self._answered(some, answer, executor)
                 if stop.requested or records is None:  # a signal from a terminal stops what runs statements, too
-                    print(f"stopped: {done:,} of {total:,} are answered in {self.output}; the same command goes on", flush=True)
+                    print(f"stopped: {done:,} of {total:,} are answered in {where}; the same command goes on", flush=True)
                     sys.exit(128 + stop.number)
                 self._write(records)
                 done += len(some)
                 failed = sum(record["error"] is not None for record in records)
                 print(f"{done:,} of {total:,} answered, {failed:,} of the last {len(some):,} with an error", flush=True)
-        print(f"the answers stand in {self.output}")
+        print(f"the answers stand in {where}")
 
     def _answered(self, some: list[tuple[str, str]], answer: Answer, executor: Executor) -> list[dict] | None:
         databases = {name: self.databases[name] for name, _ in some}
