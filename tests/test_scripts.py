@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,6 +221,19 @@ def test_a_split_alone_can_be_scored(run, script, own, split):
     assert re.match("the question takes [0-9,]+ tokens, over --max_input_tokens [0-9,]+: shorten it", row["message"])
     again = [sys.executable, "-m", "data.score", str(done["folder"])]
     assert subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=60).returncode == 0
+
+
+def test_a_question_that_is_too_long_is_not_trained_on(run, script, own, capsys):
+    data = Path(own("train", question="why " * 20_000))
+    (data / "dev.json").write_text((data / "train.json").read_text())
+    began = time.monotonic()
+    done = run(script, "--data", str(data), "--max_updates", "2", "--batch_size", "3", "--max_output_tokens", "8")
+    assert time.monotonic() - began < 60 and done["result"]["n"] == 4
+    said = capsys.readouterr().out
+    assert "3 training examples, " in said and re.search(
+        "WARNING: 1 of 4 questions are .*: they are left out of training", said
+    )
+    assert re.search("WARNING: 1 of 4 questions are .*: they are not asked, and count as wrong", said)
 
 
 def test_a_slow_gold_may_have_its_time(run, own):
