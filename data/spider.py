@@ -32,8 +32,8 @@ LAYOUT = {
 }
 FORMS = tuple(f"{form}{packed}" for form in (".json", ".jsonl", ".csv") for packed in ("", ".gz"))  # of examples
 SUFFIXES = (".sqlite", ".sqlite3", ".db")  # of databases
-GET_SPIDER = "get Spider from https://yale-lily.github.io/spider, make your own ({}), or use --data sample"
-GET_SPIDER = GET_SPIDER.format("python3 -m data.spider --make DIR")
+OWN = "write your own (python3 -m data.spider --help says how)"
+GET_SPIDER = f"get Spider from https://yale-lily.github.io/spider, {OWN}, or use --data sample"
 MEND_EXAMPLES = "give a list of objects with db_id, question and query, one such object a line (.jsonl), or a .csv of them"
 MEND_TABLES = "python3 -m data.spider --make DIR makes it of your own databases; Spider's is to be downloaded again"
 

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import random
 import re
 import shutil
 import sqlite3
@@ -244,3 +245,30 @@ def test_what_is_wrong_with_ones_own_questions_is_said(tmp_path, name, content, 
     with pytest.raises(UserError, match=says) as caught:
         load(tmp_path, ("dev",))
     assert "download" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+DAMAGE = (b"", b'"', b"[", b"\xff", b"\n", b"\0", b"9" * 5000, b",")
+
+
+@pytest.mark.parametrize("name", ["dev.json", "dev.jsonl", "dev.csv", "dev.csv.gz", "tables.json"])
+def test_damaged_files_are_read_or_refused(tmp_path, name):
+    make_database(tmp_path / "database" / "pets.sqlite", PETS)
+    make(tmp_path)
+    records = [GOLD, GOLD | {"question": 'Name, please: "all",\nof thém'}]
+    if name != "tables.json":
+        text = {"dev.json": json.dumps(records), "dev.jsonl": "\n".join(map(json.dumps, records))}.get(name) or table(records)
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    else:
+        (tmp_path / "dev.json").write_text(json.dumps(records))
+    whole, rng, refused = (tmp_path / name).read_bytes(), random.Random(0), 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(damaged) + 1)
+            damaged[place : place + rng.choice((0, 1, 9))] = rng.choice(DAMAGE)
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            load(tmp_path, ("dev",))
+        except UserError:
+            refused += 1
+    assert 0 < refused < 200
