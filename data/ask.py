@@ -167,7 +167,7 @@ class QuestionFile:
         records = read_records(self.output, remedy)
         if not all(set(FIELDS) <= set(record) for record in records):
             raise UserError(f"{self.output} holds other things than answers: {remedy}")
-        return read_text(self.output, remedy), Counter((record["db"], record["question"]) for record in records)
+        return read_text(self.output, remedy), Counter((str(record["db"]), str(record["question"])) for record in records)
 
     def _write(self, records: list[dict]) -> None:
         """Add answers to the file."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Self
 
 from data.errors import UserError, exit_on_user_error
-from data.execute import ERROR_CLASSES, GOLD_FAILS, Comparison, Executor
+from data.execute import ERROR_CLASSES, GOLD_FAILS, TOO_LONG, Comparison, Executor
 from data.files import read_object, read_records, write_atomically
 from data.prompt import clean_sql
 from data.spider import MEND_EXAMPLES, Benchmark, Example, files_of, load, read_schemas
@@ -412,6 +412,9 @@ def main() -> None:
     with Scorer(benchmark, split, examples, workers=args.workers, **options, **limits) as scorer:
         check_databases(scorer)
         rows = scorer.score(predictions, progress=True)
+        for old, row in zip(earlier, rows):
+            if old.get("error") == TOO_LONG and not row["predicted"]:
+                row |= dict(error=TOO_LONG, message=old.get("message", ""))
         rules = scorer.rules
     figures = totals(rows)
     print(report(rows, figures, rules))

@@ -22,7 +22,7 @@ class Stop:
         return self.number > 0
 
     def listen(self) -> None:
-        """From now on, note the signals, but SIGHUP where `nohup` or `setsid` has it ignored."""
+        """From now on, note the signals, but SIGHUP where `nohup` has it ignored."""
         for number in ENDING:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)

@@ -477,7 +477,9 @@ def _databases_in(folder: Path) -> list[tuple[Path, str]]:
     found: dict[str, Path] = {}
     for place in sorted(folder.iterdir()):
         if place.is_dir():
-            db_id, path = place.name, place / database_file(folder, place.name).name
+            db_id, path = place.name, database_file(folder, place.name)
+            if path.parent == folder:  # nothing of its name stands in the folder
+                continue
         elif place.suffix in SUFFIXES:
             db_id, path = place.stem, place
         else:

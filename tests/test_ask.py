@@ -173,6 +173,7 @@ def place(tmp_path, monkeypatch) -> Path:
         with sqlite3.connect(tmp_path / name) as connection:
             connection.executescript(script)
     make(tmp_path / "own")
+    (tmp_path / "own" / "dir.csv").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -321,6 +322,7 @@ def test_a_database_stands_where_the_file_of_questions_does(place, monkeypatch):
         ("q.txt", " \n", dict(db="shop.sqlite"), "holds no questions"),
         ("q.txt", "a", dict(db="shop.sqlite", answers="a.xlsx"), "a.xlsx says not how .* name a .jsonl or a .csv"),
         ("q.jsonl", '{"question": "a", "db": "zoo"}', dict(answers="q.jsonl"), "q.jsonl holds other things than answers"),
+        ("q.jsonl", '{"question": "a", "db": "zoo"}', dict(answers="own/dir.csv"), "dir.csv cannot be read"),
         ("q.jsonl", '{"question": "a", "db": "zoo"}', dict(answers="q.jsonl/a.csv"), "cannot be"),
         ("q.txt", None, dict(db="shop.sqlite"), "q.txt is missing"),
     ],

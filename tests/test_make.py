@@ -84,10 +84,14 @@ def test_a_database_that_cannot_be_read_is_left_out_and_named(own):
     (own / "database" / "text.db").write_text("id,name\n")
     (own / "database" / "notes.txt").write_text("not a database, and not taken for one")
     (own / "database" / "hollow").mkdir()
+    (own / "database" / "void.db").mkdir()
+    make_database(own / "database" / "bare.sqlite", PETS)
+    (own / "database" / "bare").mkdir()
     make_database(own / "database" / "tab\tbed.sqlite", PETS)
     left = [line for line in make(own) if line.startswith("left out")]
-    assert len(left) == 4 and all(any(name in line for line in left) for name in ("broken", "text.db", "hollow", "tab\\tbed"))
-    assert [entry["db_id"] for entry in json.loads((own / "tables.json").read_text())] == ["pets"]
+    named = ("broken", "text.db", "hollow", "void.db", "tab\\tbed")
+    assert len(left) == len(named) and all(any(name in line for line in left) for name in named)
+    assert [entry["db_id"] for entry in json.loads((own / "tables.json").read_text())] == ["bare", "pets"]
 
 
 @pytest.mark.parametrize(

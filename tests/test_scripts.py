@@ -221,6 +221,7 @@ def test_a_split_alone_can_be_scored(run, script, own, split):
     assert re.match("the question takes [0-9,]+ tokens, over --max_input_tokens [0-9,]+: shorten it", row["message"])
     again = [sys.executable, "-m", "data.score", str(done["folder"])]
     assert subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=60).returncode == 0
+    assert records(done["folder"])["predictions"][3]["message"] == row["message"]
 
 
 def test_a_question_that_is_too_long_is_not_trained_on(run, script, own, capsys):
