@@ -12,7 +12,7 @@ the sample).
 import re
 from collections.abc import Callable, Container
 
-from data.prompt import target
+from data.prompt import RESERVED, name, target
 from data.spider import Schema
 
 PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\[\]]*\]|\w+|\s+|[^\w\s'"`\[]""")
@@ -23,20 +23,6 @@ KEYWORDS = frozenset(
 )
 JOINS = frozenset("cross full natural right using".split())
 CLAUSES = frozenset("select from where group having order limit on union intersect except".split())
-# words of SQLite that name no column without quotes (https://www.sqlite.org/lang_keywords.html, those that it does not take
-# for a name where an expression may stand)
-RESERVED = frozenset(
-    "add all alter and as autoincrement between case cast check collate commit constraint create current_date current_time "
-    "current_timestamp default deferrable delete distinct drop else escape except exists foreign from group having in index "
-    "insert intersect into is isnull join limit not nothing notnull null on or order primary raise references returning select "
-    "set table then to transaction union unique update using values when where".split()
-)
-
-
-def name(text: str) -> str:
-    """The name of a table or column as SQL writes it: in double quotes where it would be something else without."""
-    bare = re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) and text.lower() not in RESERVED
-    return text if bare else '"' + text.replace('"', '""') + '"'
 
 
 def plain(sql: str, schema: Schema) -> str:
