@@ -191,6 +191,87 @@ def test_it_means_the_same(rows, sql):
     assert rows(qualified(written, SHOP)) == rows(sql)
 
 
+OWN = """
+CREATE TABLE sale (shop, paid, day, "Owner's code", "order");
+CREATE TABLE shop (id, name, Town, "end");
+CREATE VIEW totals AS SELECT shop AS Store, sum(paid) AS "Total Paid", max(day) AS latest FROM sale GROUP BY shop;
+CREATE TABLE "Ä" (x); CREATE TABLE "ä" (x);
+CREATE TABLE "客户" ("客户名称", id);
+CREATE TABLE odd ("select", "a b", "c`d", "e]f", "g[h", "Ü", "ü", a, b);
+INSERT INTO sale VALUES ('a', 3, 'mon', 'x', 1), ('b', 9, 'tue', 'a  b', 2), ('c', 5, 'Money', NULL, 3);
+INSERT INTO shop VALUES ('a', 'Ann', 'Rome', 7), ('b', 'Bob', 'Oslo', 8), ('d', 'Cy', 'Rome', 9);
+INSERT INTO "Ä" VALUES (1); INSERT INTO "ä" VALUES (2);
+INSERT INTO "客户" VALUES ('北京', 1), ('上海', 2);
+CREATE TABLE "ร้าน" ("ลูกค้า"); INSERT INTO "ร้าน" VALUES (3);
+INSERT INTO odd VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9);
+"""
+OWN_TABLES = {
+    "sale": ["shop", "paid", "day", "Owner's code", "order"],
+    "shop": ["id", "name", "Town", "end"],
+    "Ä": ["x"],
+    "ä": ["x"],
+    "客户": ["客户名称", "id"],
+    "ร้าน": ["ลูกค้า"],
+    "odd": ["select", "a b", "c`d", "e]f", "g[h", "Ü", "ü", "a", "b"],
+}
+VIEW = {"totals": ["Store", "Total Paid", "latest"]}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        # an alias without AS
+        *(f'SELECT shop , paid {name} FROM sale ORDER BY "Money" DESC' for name in ('"Money"', "'Money'", "[Money]", "money")),
+        'SELECT shop , sum(paid) "Money" FROM sale GROUP BY shop HAVING "Money" > 4 ORDER BY "Money" DESC',
+        "SELECT CASE WHEN paid > 4 THEN 'hi' ELSE 'lo' END \"Level\" , shop FROM sale ORDER BY \"Level\" , shop",
+        'SELECT NULL "No one" , 3 "num" , paid FROM sale ORDER BY "num" , "No one" , paid DESC',
+        'SELECT shop , row_number() OVER (ORDER BY paid DESC) "Rank" FROM sale ORDER BY "Rank"',
+        'SELECT "P".shop FROM sale "P" WHERE paid > 4',
+        "SELECT shop FROM sale [my sale] WHERE [my sale].paid > 4 AND paid < 9",
+        'SELECT paid "shop" FROM sale ORDER BY shop DESC',
+        "SELECT count(*) paid , day FROM sale GROUP BY day ORDER BY paid , day",
+        # a view, of the schema or not
+        'SELECT "Store" FROM totals WHERE "Total Paid" > 4 AND "Store" = "b"',
+        'SELECT T1."Total Paid" FROM totals AS T1 JOIN shop AS T2 ON T1."Store" = T2.id ORDER BY "Total Paid" DESC',
+        'SELECT t."Total Paid" FROM totals t WHERE t."latest" = "tue"',
+        'SELECT "value" FROM json_each(\'["a", "b"]\') WHERE "value" > "a"',
+        # common table expressions
+        'WITH best AS (SELECT shop "Who" , paid "How Much" FROM sale) SELECT "Who" FROM best ORDER BY "How Much" DESC',
+        'WITH best("Who", "How Much") AS (SELECT shop , paid FROM sale WHERE day = "tue") SELECT "Who" , "How Much" FROM best',
+        'WITH sale AS (SELECT name AS "Best One" FROM shop) SELECT "Best One" FROM sale ORDER BY "Best One" DESC',
+        # what a SELECT in FROM is called
+        "SELECT sale.id , T1.paid FROM (SELECT id FROM shop) sale JOIN sale AS T1 ON T1.shop = sale.id",
+        "SELECT id FROM (SELECT 'z' AS id) LEFT JOIN shop USING (id)",
+        'SELECT t."Top" FROM (SELECT max(paid) "Top" FROM sale) t',
+        # what sorts a set operation
+        "SELECT id FROM shop UNION SELECT shop FROM sale ORDER BY id DESC",
+        "SELECT T1.shop FROM sale AS T1 UNION ALL SELECT T2.name FROM shop AS T2 ORDER BY shop DESC LIMIT 3",
+        # letters of other scripts, whose case SQLite does not fold
+        "SELECT T1.x FROM ä AS T1",
+        'SELECT Ü , "ü" FROM odd',
+        'SELECT 客户名称 FROM "客户" AS T1 WHERE T1."客户名称" = "北京"',
+        # quotes
+        'SELECT "ลูกค้า" , T1.ลูกค้า FROM "ร้าน" AS T1',
+        'SELECT `c``d` , [g[h] , "e]f" , [a b] FROM odd WHERE [select] = 1',
+        "SELECT [order] FROM sale WHERE [Owner's code] = 'a  b' OR `Owner's code` = \"x\"",
+        'SELECT day FROM sale NOT INDEXED WHERE day GLOB "M*" OR day LIKE "t%" ESCAPE "x"',
+        'SELECT day FROM sale WHERE day IN ("Money" , "mon") ORDER BY paid',
+    ],
+)
+@pytest.mark.parametrize("tables", [OWN_TABLES, OWN_TABLES | VIEW], ids=["tables", "view"])
+def test_anyones_sql_means_the_same(sql, tables):
+    schema = make_schema(tables, [], [])
+    written = plain(sql, schema)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(OWN)
+        rows = connection.execute(sql).fetchall()
+        program = [step[:7] for step in connection.execute(f"EXPLAIN {sql}")]
+        for again in (written, qualified(written, schema)):
+            assert connection.execute(again).fetchall() == rows
+            assert [step[:7] for step in connection.execute(f"EXPLAIN {again}")] == program
+    assert rows and plain(written, schema) == written
+
+
 @pytest.mark.parametrize(
     ("sql", "expected"),
     [
