@@ -185,11 +185,12 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
         tables = tuple(str(name) for name in entry["table_names_original"])
         columns = tuple((int(table), str(name)) for table, name in entry["column_names_original"])
         keys = [key if isinstance(key, list) else [key] for key in entry["primary_keys"]]
+        kinds = tuple(str(kind) for kind in entry.get("column_types") or ())  # no prompt needs them
         schema = Schema(
             db_id=folder_name(entry["db_id"]),
             tables=tables,
             columns=columns,
-            column_types=tuple(str(kind) for kind in entry["column_types"]),
+            column_types=(*kinds, *["text"] * len(columns))[: len(columns)],
             primary_keys=tuple(int(column) for key in keys for column in key),
             foreign_keys=tuple((int(child), int(parent)) for child, parent in entry["foreign_keys"]),
         )
@@ -199,7 +200,6 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
         name = entry.get("db_id", f"number {position}")
         raise UserError(f"{path}: the entry {name} {what}: download the file again") from None
     inside = columns[:1] == ((-1, "*"),) and all(0 <= table < len(tables) for table, _ in columns[1:])
-    inside = inside and len(schema.column_types) == len(columns)
     keys = [*schema.primary_keys, *(column for pair in schema.foreign_keys for column in pair)]
     if not inside or not all(0 < column < len(columns) for column in keys):
         raise UserError(f"{path}: the entry {schema.db_id} refers to a table or column it lacks: download it again")
@@ -215,6 +215,8 @@ def folder_name(db_id: object) -> str:
 
 def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example]:
     """The examples of one split. Raises UserError for an example that is incomplete, and for an empty split."""
+    from data.prompt import target  # imports this module
+
     examples: list[Example] = []
     for path in paths:
         for position, entry in enumerate(read_json(path)):
@@ -223,6 +225,9 @@ def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example
                     raise UserError(f"{path}: example {position} has no {key}: add it or remove the example")
                 if any("\ud800" <= character <= "\udfff" for character in entry[key]):
                     raise UserError(f"{path}: example {position}: half a character in its {key}: mend or remove the example")
+            if not target(entry["query"]):
+                what = "has a query of comments and semicolons alone"
+                raise UserError(f"{path}: example {position} {what}: write its SQL or remove the example")
             if entry["db_id"] not in schemas:
                 what = f"names the database {entry['db_id']}, which the tables file lacks"
                 raise UserError(f"{path}: example {position} {what}: add its schema there or remove the example")
