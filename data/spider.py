@@ -8,6 +8,8 @@ The layout (https://yale-lily.github.io/spider): `train_spider.json`, `train_oth
 
 import hashlib
 import json
+import os
+import re
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -100,7 +102,8 @@ def load(
 
     `values` looks up the cells that each question mentions; without it, examples have none. `overfit`, where it is not 0,
     leaves so many examples of `train`, evenly spaced, and makes them `dev`, too. `plain_sql` puts the answers of `train`
-    into one spelling (`data/plain.py`); those of other splits are scored against as they are. `full_names` does so, too, with
+    into one spelling (`data/plain.py`) that means the same; those of other splits are scored against as they are. `full_names`
+    does so, too, with
     columns' tables before them, and prompts write columns alike.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
@@ -129,17 +132,40 @@ def load(
         found, folders = dict(train=few, dev=few), dict.fromkeys(("train", "dev"), folders["train"])
     if full_names:
         schemas = {db_id: replace(schema, full_names=True) for db_id, schema in schemas.items()}
-    if (plain_sql or full_names) and "train" in found:
-        found["train"] = in_plain_sql(found["train"], schemas)
     benchmark = Benchmark(root, schemas, found, folders)
+    if (plain_sql or full_names) and "train" in found:
+        benchmark = with_plain_sql(benchmark)
     return with_values(benchmark) if values else benchmark
 
 
-def in_plain_sql(examples: list[Example], schemas: dict[str, Schema]) -> list[Example]:
-    """The examples with their answers in one spelling, with their columns' tables where a schema's names are full."""
-    from data.plain import spelled  # imports this module
+def with_plain_sql(benchmark: Benchmark) -> Benchmark:
+    """The benchmark with its training answers in one spelling, with their columns' tables where a schema's names are full.
 
-    return [replace(example, sql=spelled(example.sql, schemas[example.db_id])) for example in examples]
+    SQLite compiles each answer in both spellings: where it would run another program, the answer stays as it is, which is
+    said on standard output.
+    """
+    from data.execute import Executor  # needed here alone
+    from data.plain import spelled  # imports this module
+    from data.prompt import target
+
+    examples = benchmark.splits["train"]
+    different = dict.fromkeys((example.db_id, example.sql) for example in examples)
+    pairs = {(db_id, sql): (target(sql), spelled(sql, benchmark.schemas[db_id])) for db_id, sql in different}
+    changed = [(key, spelling) for key, pair in pairs.items() if pair[0] != pair[1] for spelling in pair]
+    with Executor() as executor:
+        jobs = [(benchmark.databases(db_id, "train")[0], f"EXPLAIN {sql}") for (db_id, _), sql in changed]
+        results = executor.run(jobs, progress=True)
+    # without the comments of a step, which hold names, and the addresses of virtual tables
+    programs = [r.rows and [[re.sub(r"vtab:\w+", "", str(part)) for part in step[:7]] for step in r.rows] for r in results]
+    kept = {key for (key, _), old, new in zip(changed[::2], programs[::2], programs[1::2]) if old != new}
+    count = sum((example.db_id, example.sql) in kept for example in examples)
+    if count and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(
+            f"{count:,} of {len(examples):,} training answers stay as they are: in one spelling they would mean another thing"
+        )
+    written = {key: key[1] if key in kept else new for key, (_, new) in pairs.items()}
+    train = [replace(example, sql=written[example.db_id, example.sql]) for example in examples]
+    return replace(benchmark, splits=benchmark.splits | {"train": train})
 
 
 def with_values(benchmark: Benchmark) -> Benchmark:

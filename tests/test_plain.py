@@ -1,5 +1,6 @@
 """SQL in one spelling: what it looks like, that it means the same, and where it is used."""
 
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -371,6 +372,42 @@ def test_full_names_stand_in_training_answers_and_prompts_alike(benchmark):
     assert shared > 100
     plainly = spider.load(sample.build(), plain_sql=True)
     assert len({each.summary()["sha256"] for each in (benchmark, plainly, written)}) == 3
+
+
+def test_an_answer_that_would_mean_something_else_stays_and_is_counted(tmp_path, monkeypatch, capsys):
+    """Also where no row tells: the tables are empty but for one."""
+    path = tmp_path / "database" / "own" / "own.sqlite"
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OWN + "DELETE FROM sale; CREATE VIRTUAL TABLE said USING fts5(word);")
+    entry = spider.tables_entry(path, "own")
+    entry["column_names_original"] = [entry["column_names_original"][0], [0, "shop"], [1, "name"]]  # part of what is there
+    entry |= dict(column_types=[], primary_keys=[], foreign_keys=[])
+    (tmp_path / "tables.json").write_text(json.dumps([entry]))
+    lost = [
+        'SELECT "paid" FROM sale',
+        'select t1."order" from sale as t1 , shop where "Town" = \'Rome\' -- it',
+        "SELECT NAME FROM SHOP",
+    ]
+    kept = [
+        "SELECT * FROM sale",
+        "select T1.SHOP from sale as T1",
+        "select NOTHING from NOWHERE",
+        'SELECT word FROM said WHERE said = "x"',
+    ]
+    examples = [dict(db_id="own", question="?", query=sql) for sql in [*lost, *kept, lost[0]]]
+    (tmp_path / "train_spider.json").write_text(json.dumps(examples))
+    real = plain
+    monkeypatch.setattr("data.plain.plain", lambda sql, schema: real(sql, schema).replace("name FROM shop", "Town FROM shop"))
+    written = [example.sql for example in spider.load(tmp_path, ("train",), plain_sql=True).splits["train"]]
+    assert written[:3] == lost and written[7] == lost[0]
+    assert written[3:6] == ["SELECT * FROM sale", "SELECT sale.shop FROM sale", "SELECT NOTHING FROM NOWHERE"]
+    assert written[6] == real(kept[3], spider.read_schemas(tmp_path / "tables.json")["own"])
+    said = "4 of 8 training answers stay as they are: in one spelling they would mean another thing\n"
+    assert capsys.readouterr().out == said
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    spider.load(tmp_path, ("train",), plain_sql=True)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_overfit_is_scored_against_the_answers_as_they_are():
