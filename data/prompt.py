@@ -210,8 +210,8 @@ def _least_needed_first(question: str, schema: Schema, values: Sequence[dict]) -
 # of a text's shape: A stands for a capital, a for another letter, 0 for a digit, and these for scripts without spaces
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|漢+|ก+")
 UNSPACED = {
-    "漢": re.compile("[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"),
-    "ก": re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"),
+    "漢": "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff",
+    "ก": "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff",
 }
 GRAM = {"漢": 2, "ก": 4}  # characters that make about a word there
 STEM = 5  # letters of a word outside ASCII that its inflections share
@@ -243,7 +243,7 @@ def _words(text: str, parts: bool = False) -> frozenset[str]:
 def _shape(letter: str) -> str:
     if letter.isascii():
         return letter
-    unspaced = next((kind for kind, script in UNSPACED.items() if script.match(letter)), "")
+    unspaced = next((kind for kind, letters in UNSPACED.items() if re.match(f"[{letters}]", letter)), "")
     return unspaced or ("A" if letter.isupper() else "a" if letter.isalpha() else "0" if letter.isdecimal() else " ")
 
 
