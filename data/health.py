@@ -56,7 +56,7 @@ def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, paddin
         warnings.append(
             f"{unknown:,} tokens in SQL are unknown to the vocabulary, and are never written: add their pieces to it"
         )
-    first, end, lacking = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
+    first, end, lacking = getattr(tokenizer, "bos_token_id", None), tokenizer.eos_token_id, tokenizer.unk_token_id
     strange = [ids.count(lacking) for ids in inputs if lacking not in (None, first, end) and lacking in ids]
     if strange:
         warnings.append(f"{sum(strange):,} tokens in {len(strange):,} of {count:,} prompts are unknown to the vocabulary, and "
