@@ -176,7 +176,8 @@ def _aliases(lower: list[str]) -> set[str]:
 
 def _is_name(word: str) -> bool:
     """Whether a word, in lower case, may be a name or a text, and is no word of SQL's own; a number counts, too."""
-    return word[:1] in ("'", '"', "`", "[") or word[:1].isalnum() and word not in OPERATORS or word[:1] == "_"
+    start = word[:1]
+    return start in ("'", '"', "`", "[", "_") or not start.isascii() or start.isalnum() and word not in OPERATORS
 
 
 def _has_alias(lower: list[str], place: int) -> bool:

@@ -254,7 +254,7 @@ def target(sql: str) -> str:
 
 # every pattern takes time in proportion to the text, whatever a model writes
 FENCE = re.compile(r"```(?:[a-zA-Z]+[ \t]*\n)?(.*?)(?:```|\Z)", re.DOTALL)
-CTE = r"""(?:"[^"]*"|[^\s(]+)\s*(?:\([^()]*\)\s*)?AS\s*(?:(?:NOT\s+)?MATERIALIZED\s*)?\("""
+CTE = r"""(?:"[^"]*"|`[^`]{0,200}`|\[[^\]]{0,200}\]|[^\s(]+)\s*(?:\([^()]*\)\s*)?AS\s*(?:(?:NOT\s+)?MATERIALIZED\s*)?\("""
 STATEMENT = rf"(SELECT\b|WITH\s+(?:RECURSIVE\s|{CTE})|VALUES\s*\()"
 BLOCK = r"/\*.*?(?:\*/|\Z)"
 START = [

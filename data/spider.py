@@ -102,9 +102,8 @@ def load(
 
     `values` looks up the cells that each question mentions; without it, examples have none. `overfit`, where it is not 0,
     leaves so many examples of `train`, evenly spaced, and makes them `dev`, too. `plain_sql` puts the answers of `train`
-    into one spelling (`data/plain.py`) that means the same; those of other splits are scored against as they are. `full_names`
-    does so, too, with
-    columns' tables before them, and prompts write columns alike.
+    into one spelling (`data/plain.py`) where that means the same; those of other splits are scored against as they are.
+    `full_names` does so, too, with columns' tables before them, and prompts write columns alike.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
     example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.

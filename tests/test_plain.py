@@ -227,6 +227,7 @@ VIEW = {"totals": ["Store", "Total Paid", "latest"]}
         "SELECT CASE WHEN paid > 4 THEN 'hi' ELSE 'lo' END \"Level\" , shop FROM sale ORDER BY \"Level\" , shop",
         'SELECT NULL "No one" , 3 "num" , paid FROM sale ORDER BY "num" , "No one" , paid DESC',
         'SELECT shop , row_number() OVER (ORDER BY paid DESC) "Rank" FROM sale ORDER BY "Rank"',
+        "SELECT 🐕.shop FROM sale 🐕 WHERE paid > 4 ORDER BY 🐕.shop",
         'SELECT "P".shop FROM sale "P" WHERE paid > 4',
         "SELECT shop FROM sale [my sale] WHERE [my sale].paid > 4 AND paid < 9",
         'SELECT paid "shop" FROM sale ORDER BY shop DESC',

@@ -317,6 +317,8 @@ def test_a_schema_of_thousands_of_columns_is_shortened_at_once(form):
         ("With this in mind:\nWITH t (a)\nAS (SELECT 1) SELECT a FROM t", "WITH t (a) AS (SELECT 1) SELECT a FROM t"),
         ("with recursive t as (select 1) select 2", "with recursive t as (select 1) select 2"),
         ('WITH "a b" AS NOT MATERIALIZED (SELECT 1) SELECT 2', 'WITH "a b" AS NOT MATERIALIZED (SELECT 1) SELECT 2'),
+        ("WITH [a b] AS (SELECT 1) SELECT 2", "WITH [a b] AS (SELECT 1) SELECT 2"),
+        ("So: with `a (b` as (select 1) select 2", "with `a (b` as (select 1) select 2"),
         ("VALUES (1), (2)", "VALUES (1), (2)"),
     ],
 )
@@ -360,7 +362,7 @@ def test_a_target_with_comments_still_means_the_same():
 
 
 UNITS = (
-    *("[", "[]", "['", "[a", "'[", "];"),
+    *("[", "[]", "['", "[a", "'[", "];", "with [", "with `"),
     *("'", '"', "`", "''", "'\"`", "'a", "```", "```sql\n", "/*", "*/", "/*'", "--", "--\n", ";", "("),
     *("\n", "\n ", " ", "\r", "\t", "\n\nselect", "\x00", "\u2028"),
     *("with ", "with\n", "with a(", "with a as ", "with a as (", 'with "', "with recursive", "as(", "values ", "select "),
