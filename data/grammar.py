@@ -31,7 +31,8 @@ from pathlib import Path
 
 from data.errors import UserError, exit_on_user_error
 from data.execute import TIMED_OUT, Executor, explained
-from data.plain import KEYWORDS, RESERVED, name, spelled
+from data.plain import KEYWORDS, spelled
+from data.prompt import RESERVED, name
 from data.spider import Example, Schema, database_file, files_of, read_examples, read_schemas, splits_in
 
 # the 64 bits of a parameter: up to TABLE_BITS of them for tables, then
@@ -185,13 +186,14 @@ def _is_plain_text(text: str) -> bool:
 
 
 def _spellings(text: str, loose: bool = False) -> list[str]:
-    """The ways in which a name may be written: in quotes where it needs them, letters of other scripts also without.
+    """The ways in which a name may be written: in quotes where it needs them, letters of other scripts also where not.
 
     `loose`: where no expression may begin, as in FROM and behind a full stop; SQLite takes two words for names there alone.
     """
     written = name(text)
-    bare = written != text and re.fullmatch(r"[^\W\d]\w*", text) and (text.lower() not in RESERVED)
-    return [written, text] if bare or loose and text.lower() in ("cast", "raise") else [written]
+    if written == text and not text.isascii():
+        return [text, f'"{text}"']
+    return [written, text] if loose and text.lower() in ("cast", "raise") else [written]
 
 
 def _either(texts: Iterable[str]) -> str:

@@ -14,6 +14,8 @@ table (`.csv`); each may be packed by gzip (`dev.jsonl.gz`).
 import argparse
 import hashlib
 import json
+import os
+import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -145,8 +147,8 @@ def load(
 
     `values` looks up the cells that each question mentions; without it, examples have none. `overfit`, where it is not 0,
     leaves so many examples of `train`, evenly spaced, and makes them `dev`, too. `plain_sql` puts the answers of `train`
-    into one spelling (`data/plain.py`); those of other splits are scored against as they are. `full_names` does so, too, with
-    columns' tables before them, and prompts write columns alike.
+    into one spelling (`data/plain.py`) where that means the same; those of other splits are scored against as they are.
+    `full_names` does so, too, with columns' tables before them, and prompts write columns alike.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
     example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.
@@ -172,17 +174,40 @@ def load(
         found, folders = dict(train=few, dev=few), dict.fromkeys(("train", "dev"), folders["train"])
     if full_names:
         schemas = {db_id: replace(schema, full_names=True) for db_id, schema in schemas.items()}
-    if (plain_sql or full_names) and "train" in found:
-        found["train"] = in_plain_sql(found["train"], schemas)
     benchmark = Benchmark(root, schemas, found, folders)
+    if (plain_sql or full_names) and "train" in found:
+        benchmark = with_plain_sql(benchmark)
     return with_values(benchmark) if values else benchmark
 
 
-def in_plain_sql(examples: list[Example], schemas: dict[str, Schema]) -> list[Example]:
-    """The examples with their answers in one spelling, with their columns' tables where a schema's names are full."""
-    from data.plain import spelled  # imports this module
+def with_plain_sql(benchmark: Benchmark) -> Benchmark:
+    """The benchmark with its training answers in one spelling, with their columns' tables where a schema's names are full.
 
-    return [replace(example, sql=spelled(example.sql, schemas[example.db_id])) for example in examples]
+    SQLite compiles each answer in both spellings: where it would run another program, the answer stays as it is, which is
+    said on standard output.
+    """
+    from data.execute import Executor  # needed here alone
+    from data.plain import spelled  # imports this module
+    from data.prompt import target
+
+    examples = benchmark.splits["train"]
+    different = dict.fromkeys((example.db_id, example.sql) for example in examples)
+    pairs = {(db_id, sql): (target(sql), spelled(sql, benchmark.schemas[db_id])) for db_id, sql in different}
+    changed = [(key, spelling) for key, pair in pairs.items() if pair[0] != pair[1] for spelling in pair]
+    with Executor() as executor:
+        jobs = [(benchmark.databases(db_id, "train")[0], f"EXPLAIN {sql}") for (db_id, _), sql in changed]
+        results = executor.run(jobs, progress=True)
+    # without the comments of a step, which hold names, and the addresses of virtual tables
+    programs = [r.rows and [[re.sub(r"vtab:\w+", "", str(part)) for part in step[:7]] for step in r.rows] for r in results]
+    kept = {key for (key, _), old, new in zip(changed[::2], programs[::2], programs[1::2]) if old != new}
+    count = sum((example.db_id, example.sql) in kept for example in examples)
+    if count and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(
+            f"{count:,} of {len(examples):,} training answers stay as they are: in one spelling they would mean another thing"
+        )
+    written = {key: key[1] if key in kept else new for key, (_, new) in pairs.items()}
+    train = [replace(example, sql=written[example.db_id, example.sql]) for example in examples]
+    return replace(benchmark, splits=benchmark.splits | {"train": train})
 
 
 def with_values(benchmark: Benchmark) -> Benchmark:
@@ -213,11 +238,12 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
         tables = tuple(str(name) for name in entry["table_names_original"])
         columns = tuple((int(table), str(name)) for table, name in entry["column_names_original"])
         keys = [key if isinstance(key, list) else [key] for key in entry["primary_keys"]]
+        kinds = tuple(str(kind) for kind in entry.get("column_types") or ())  # no prompt needs them
         schema = Schema(
             db_id=folder_name(entry["db_id"]),
             tables=tables,
             columns=columns,
-            column_types=tuple(str(kind) for kind in entry["column_types"]),
+            column_types=(*kinds, *["text"] * len(columns))[: len(columns)],
             primary_keys=tuple(int(column) for key in keys for column in key),
             foreign_keys=tuple((int(child), int(parent)) for child, parent in entry["foreign_keys"]),
         )
@@ -227,7 +253,6 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
         name = entry.get("db_id", f"number {position}")
         raise UserError(f"{path}: the entry {name} {what}: {MEND_TABLES}") from None
     inside = columns[:1] == ((-1, "*"),) and all(0 <= table < len(tables) for table, _ in columns[1:])
-    inside = inside and len(schema.column_types) == len(columns)
     keys = [*schema.primary_keys, *(column for pair in schema.foreign_keys for column in pair)]
     if not inside or not all(0 < column < len(columns) for column in keys):
         raise UserError(f"{path}: the entry {schema.db_id} refers to a table or column it lacks: {MEND_TABLES}")
@@ -243,6 +268,8 @@ def folder_name(db_id: object) -> str:
 
 def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example]:
     """The examples of one split. Raises UserError for an example that is incomplete, and for an empty split."""
+    from data.prompt import target  # imports this module
+
     examples: list[Example] = []
     for path in paths:
         for position, entry in enumerate(read_records(path, MEND_EXAMPLES if path.exists() else GET_SPIDER)):
@@ -251,6 +278,9 @@ def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example
                     raise UserError(f"{path}: example {position} has no {key}: add it or remove the example")
                 if any("\ud800" <= character <= "\udfff" for character in entry[key]):
                     raise UserError(f"{path}: example {position}: half a character in its {key}: mend or remove the example")
+            if not target(entry["query"]):
+                what = "has a query of comments and semicolons alone"
+                raise UserError(f"{path}: example {position} {what}: write its SQL or remove the example")
             if entry["db_id"] not in schemas:
                 what = f"names the database {entry['db_id']}, which the tables file lacks"
                 remedy = "add its schema there (python3 -m data.spider --make DIR) or remove the example"

@@ -1,18 +1,21 @@
 """Reading a directory in Spider's layout, what is said about a bad one, and the schema of any database."""
 
 import json
+import random
 import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from data.errors import UserError, exit_on_user_error
+from data.prompt import prompt
 from data.spider import Benchmark, Example, Schema, inspect, load, parse_schema, schema_of_database, tables_entry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,8 +234,7 @@ def test_an_example_of_an_unknown_database(spider):
         ({"column_names_original": [[-1, "*", 0]]}, "is malformed"),
         ({"table_names_original": 1}, "is malformed"),
         ({"table_names_original": ["\ud800"]}, "is malformed"),
-        ({"column_types": None}, "is malformed"),
-        ({"column_types": ["text"]}, "refers to a table or column it lacks"),
+        ({"column_types": 5}, "is malformed"),
     ],
 )
 def test_a_schema_that_contradicts_itself_or_is_malformed(spider, change, what):
@@ -242,14 +244,84 @@ def test_a_schema_that_contradicts_itself_or_is_malformed(spider, change, what):
     assert message.startswith(f"{spider / 'tables.json'}: the entry pets {what}") and "download" in message
 
 
-@pytest.mark.parametrize(
-    "key", ["table_names_original", "column_names_original", "column_types", "primary_keys", "foreign_keys"]
-)
+@pytest.mark.parametrize("key", ["table_names_original", "column_names_original", "primary_keys", "foreign_keys"])
 def test_a_schema_that_lacks_a_part(spider, key):
     (entry,) = json.loads((spider / "tables.json").read_text())
     del entry[key]
     write(spider / "tables.json", [entry])
     assert f"tables.json: the entry pets lacks '{key}'" in complaint(spider)
+
+
+@pytest.mark.parametrize("kinds", [None, [], ["text", "number"], ["text"] * 9])
+def test_types_that_are_not_there_are_not_needed(spider, kinds):
+    before = load(spider).schemas["pets"]
+    (entry,) = json.loads((spider / "tables.json").read_text())
+    write(spider / "tables.json", [entry | {"column_types": kinds}])
+    schema = load(spider).schemas["pets"]
+    assert schema == replace(before, column_types=schema.column_types) and len(schema.column_types) == len(schema.columns)
+    del entry["column_types"]
+    write(spider / "tables.json", [entry])
+    assert load(spider).schemas["pets"].column_types == ("text",) * len(schema.columns)
+
+
+@pytest.mark.parametrize("query", [";", " ; ;", "-- SELECT 1", "/* SELECT 1 */ ;", "/* SELECT 1"])
+def test_a_query_of_comments_alone(spider, query):
+    write(spider / "dev.json", [GOLD, GOLD | {"query": query}])
+    what = "has a query of comments and semicolons alone: write its SQL or remove the example"
+    assert complaint(spider) == f"{spider / 'dev.json'}: example 1 {what}"
+
+
+def mutated(value: object, rng: random.Random) -> object:
+    """JSON with something in it lost, doubled, of another kind or far too large."""
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.8:
+        copied = dict(value) if isinstance(value, dict) else list(value)
+        key = rng.choice(list(copied) if isinstance(copied, dict) else range(len(copied)))
+        if rng.random() < 0.15:
+            del copied[key]
+        else:
+            copied[key] = mutated(copied[key], rng)
+        return copied * 2 if isinstance(copied, list) and rng.random() < 0.1 else copied
+    odd = [
+        None,
+        True,
+        -1,
+        0,
+        10**30,
+        1.5,
+        float("nan"),
+        float("inf"),
+        "",
+        ";",
+        "\0",
+        "\ud800",
+        "..",
+        "a\nb",
+        [],
+        {},
+        [[]],
+        [None],
+    ]
+    return rng.choice([*odd, [value], {"x": value}, str(value)])
+
+
+@pytest.mark.parametrize("name", ["tables.json", "dev.json"])
+def test_500_mutated_files_are_read_or_refused_in_one_line(spider, name):
+    rng, content = random.Random(name), json.loads((spider / name).read_text())
+    raw, refused = (spider / name).read_bytes(), 0
+    for number in range(500):
+        if number % 5:
+            text = json.dumps(mutated(mutated(content, rng), rng)).encode()
+        else:
+            place = rng.randrange(len(raw))
+            text = raw[:place] + bytes(rng.choices(range(256), k=rng.randint(0, 3))) + raw[place + rng.randint(0, 40) :]
+        (spider / name).write_bytes(text)
+        try:
+            for example in (benchmark := load(spider, plain_sql=True, values=True)).splits["dev"]:
+                assert prompt(example.question, benchmark.schemas[example.db_id], example.values)
+        except UserError as error:
+            assert str(spider) in str(error)
+            refused += 1
+    assert 100 < refused < 500
 
 
 @pytest.mark.parametrize("db_id", ["../pets", "/etc/pets", "..", "", "a\0b", "a\nb", "a\tb", "\ud800", None, ["pets"], 5])
