@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -29,7 +30,7 @@ from typing import Literal
 import torch
 import tyro
 from accelerate import Accelerator, DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
-from accelerate.utils import DummyOptim, GradientAccumulationPlugin, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import DummyOptim, broadcast_object_list, gather_object, set_seed
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -48,10 +49,11 @@ from data.errors import UserError, exit_on_user_error
 from data.files import read_object
 from data.health import first_loss, learned
 from data.prompt import fit, prompt, target
-from data.run import RunFolder, settled
+from data.run import RunFolder, defaults, settled
 from data.score import totals
 from data.signals import Stop
 from data.training import TrainingData, load_benchmark
+from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.search import Hypotheses, Search, does_not_fit
 from data.words import word_tokenizer
 
@@ -67,10 +69,11 @@ class Args:
     random_weights: bool = False  # the real size from its configuration, nothing downloaded
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
-    plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
-    full_names: bool = False  # as --plain_sql, and columns as table.column in prompt and SQL: a third longer; kept
-    vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
-    values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
+    published: bool = False  # the published table's recipe: other defaults, PUBLISHED below
+    plain_sql: bool = True  # learn SQL in one spelling: names as in the schema, no T1 and T2
+    full_names: bool = True  # as --plain_sql, and columns as table.column in prompt and SQL; a run keeps its choice
+    vary_schema: float = 0.4  # up to this share of what its question does not need is left out of a schema, anew each epoch
+    values: bool = True  # cells of the database that the question mentions stand in its prompt; a run keeps its choice
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     local_rank: int = -1  # the deepspeed launcher gives it: this script knows the launcher by it
@@ -78,18 +81,18 @@ class Args:
     optimizer: Literal["adafactor", "adamw"] = "adafactor"  # of the plain path; under DeepSpeed its file names one
     epochs: int = 10  # passes over the training examples
     max_updates: int = 0  # stop after so many optimiser steps; 0: when the epochs are over
-    batch_size: int = 0  # examples a GPU and forward pass; 0: the published table's, 1 plain and 2 under DeepSpeed
-    grad_accum: int = 8  # forward passes an update
-    eval_batch_size: int = 4  # the published table's; halved where it does not fit
+    update_examples: int = 128  # examples an update, over all GPUs
+    batch_tokens: int = 0  # tokens a GPU and forward pass, padding included; 0: as many as fit
+    batch_size: int = 0  # examples a GPU and forward pass at most; 0: as many as fit
+    eval_batch_size: int = 128  # examples a GPU that are answered together; halved where they do not fit
     learning_rate: float = 1e-4  # peak
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 8 % of Spider's
     max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
     num_beams: int = 1  # candidates; the first counts that runs and returns rows; 1: greedy
-    gradient_checkpointing: bool = False  # recompute activations: less memory, slower
-    compile: bool = False  # compile the layers for training: fewer launches, after a minute or two at a run's start; needs gcc
-    cuda_graphs: bool = True  # start kernels together: answers', and those of plain training with none of the two above
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations: less memory, a third slower
+    compile: Literal["auto", "on", "off"] = "off"  # compile the layers for training; needs a C compiler
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -107,16 +110,20 @@ class Args:
 
 
 # what --tiny changes: the same code, at a size for two CPU cores and five minutes
-TINY = dict(data="sample", optimizer="adamw", epochs=4, batch_size=16, grad_accum=1, eval_batch_size=64, learning_rate=1e-3,
+TINY = dict(data="sample", optimizer="adamw", epochs=4, update_examples=16, eval_batch_size=64, learning_rate=1e-3,
             max_output_tokens=96, eval_every=1000)  # fmt: skip
+# what --published changes: the published table's sizes (under DeepSpeed 2 examples), prompt and SQL as they stand in the data
+PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=False, update_examples=16, batch_size=1,
+                 eval_batch_size=4, gradient_checkpointing="off", compile="off")  # fmt: skip
 
 
 def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
-    default = replace(Args(), **TINY) if "--tiny" in sys.argv else Args()
+    default = replace(Args(), **defaults(sys.argv, TINY, PUBLISHED))
     args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
-    args.batch_size = args.batch_size or (2 if under_deepspeed(args) else 1)
-    return settled(args, Args)
+    if args.published and under_deepspeed(args) and args.batch_size == PUBLISHED["batch_size"]:
+        args.batch_size = 2
+    return settled(args, Args, PUBLISHED)
 
 
 # ------------------------------------------------------------------------------------------------------------ set-up
@@ -137,9 +144,11 @@ def zero2_config(args: Args) -> dict | None:
         raise UserError(f"deepspeed cannot be imported ({error}): install it, or run python3 {SCRIPT}.py without it") from None
     path = Path(__file__).with_name(Args.deepspeed) if args.deepspeed == Args.deepspeed else Path(args.deepspeed)
     config = read_object(path, "name a DeepSpeed configuration with --deepspeed FILE, or none with --deepspeed none")
-    batches = dict(train_micro_batch_size_per_gpu=args.batch_size, gradient_accumulation_steps=args.grad_accum)
-    total = args.batch_size * args.grad_accum * int(os.environ.get("WORLD_SIZE", 1))
-    for name, value in (batches | dict(train_batch_size=total)).items():
+    # an update's forward passes, which tokens decide, are one step to DeepSpeed
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    each = max(1, args.update_examples // ranks)
+    batches = dict(train_micro_batch_size_per_gpu=each, gradient_accumulation_steps=1, train_batch_size=each * ranks)
+    for name, value in batches.items():
         if config.setdefault(name, value) not in (value, "auto"):
             raise UserError(f"{path}: {name} is {config[name]}, and the options make it {value}: write auto there")
         config[name] = value
@@ -291,8 +300,6 @@ def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTo
         model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint or base["model"], config=config, **how)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise UserError(f"{base['model']} has fewer embeddings than its tokenizer has pieces: name a whole model")
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     lean_biases(model)
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.float())  # bf16 would round the loss
     if not checkpoint:
@@ -319,94 +326,9 @@ def lean_biases(model: torch.nn.Module) -> None:
         attention.compute_bias = partial(lean, attention.compute_bias)
 
 
-class LeanAdafactor(Adafactor):
-    """transformers' Adafactor for float32 weights at a given rate, with the same state; it moves 32 bytes a weight, not 84.
-
-    The squares of a gradient are summed as its norms, the factors of rows go with the rate, and neither is written out. RMS,
-    which a given rate does not ask for, stays 0. All weights have gradients at every step. Its ten thousand kernels take longer
-    to launch than to run: with `capture`, a GPU replays them as one CUDA graph, and gradients have to stay where they are.
-    """
-
-    def __init__(self, weights: list[torch.nn.Parameter], capture: bool, **how):
-        super().__init__(weights, **how)
-        self.capture, self.graph, self.steps = capture, None, 0
-        self.rate, self.share = torch.zeros(2, device=weights[0].device)  # share: of the mean squares that is new
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        (group,) = self.param_groups
-        for weight in group["params"]:
-            state, names = self.state[weight], ("exp_avg_sq_row", "exp_avg_sq_col") if weight.dim() == 2 else ("exp_avg_sq",)
-            if not state:
-                state |= dict(step=0, RMS=0) | {name: weight.new_zeros(size) for name, size in zip(names, weight.shape)}
-            state["step"] += 1
-        self.rate.fill_(group["lr"])
-        self.share.fill_(state["step"] ** group["decay_rate"])
-        self.steps += 1
-        if self.capture and self.steps == 2:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # which runs nothing
-                self.update(group)
-        if self.graph:
-            self.graph.replay()
-        else:
-            self.update(group)
-
-    def update(self, group: dict) -> None:
-        """Subtract from each weight, of one or two dimensions, what its gradient says."""
-        norm, tiny = torch.linalg.vector_norm, group["eps"][0]
-        for weight in group["params"]:
-            grad, state = weight.grad, self.state[weight]
-            if grad.dim() == 2:
-                rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-                for mean, dim in ((rows, 1), (columns, 0)):
-                    mean.lerp_(norm(grad, dim=dim).square_().div_(grad.shape[dim]).add_(tiny), self.share)
-                factor, change = (rows / rows.mean()).rsqrt_()[:, None], grad * columns.rsqrt()
-                size = norm(norm(change, dim=1, keepdim=True) * factor)
-            else:
-                factor, change = 1.0, grad * state["exp_avg_sq"].lerp_(grad.square() + tiny, self.share).rsqrt()
-                size = norm(change)
-            clipped = (size / (grad.numel() ** 0.5 * group["clip_threshold"])).clamp_(min=1.0)
-            weight.addcmul_(change, self.rate * factor / clipped, value=-1)
-
-
-class Graphs:
-    """Forward and backward of a batch as one CUDA graph for each shape: a small batch's kernels run faster than they start.
-
-    A shape's first batch runs kernel by kernel, the second is captured, and all are replayed from then on. `run` takes a batch
-    and what its loss is multiplied by, adds up gradients and returns the loss. Gradients have to stay where they are: set to
-    zero, not to None.
-    """
-
-    FILLED = dict(input_ids=(128, 0), attention_mask=(128, 0), labels=(32, -100))  # to these multiples: some twenty shapes
-
-    def __init__(self, run: Callable[[dict[str, torch.Tensor], float | torch.Tensor], torch.Tensor]):
-        self.run, self.pool = run, torch.cuda.graph_pool_handle()  # graphs never run at the same time, and share their memory
-        self.captured: dict[tuple, tuple | None] = {}
-
-    @classmethod
-    def filled(cls, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch with padding, which neither the attention nor the loss sees."""
-        wide = {name: (0, -tensor.shape[1] % cls.FILLED[name][0]) for name, tensor in batch.items()}
-        return {name: torch.nn.functional.pad(batch[name], wide[name], value=cls.FILLED[name][1]) for name in batch}
-
-    def __call__(self, batch: dict[str, torch.Tensor], scale: float) -> torch.Tensor:
-        batch = self.filled(batch)
-        shape = tuple(tensor.shape for tensor in batch.values())
-        if shape not in self.captured:
-            self.captured[shape] = None
-            return self.run(batch, scale)
-        if self.captured[shape] is None:
-            graph, factor = torch.cuda.CUDAGraph(), torch.zeros((), device=batch["labels"].device)
-            with torch.cuda.graph(graph, pool=self.pool):  # which runs nothing
-                loss = self.run(batch, factor)
-            self.captured[shape] = graph, batch, factor, loss
-        graph, inputs, factor, loss = self.captured[shape]
-        for name, tensor in batch.items():
-            inputs[name].copy_(tensor)
-        factor.fill_(scale)
-        graph.replay()
-        return loss.clone()
+def answer_loss(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The summed cross-entropy of a batch's answer tokens, float32."""
+    return model(**batch).loss.float() * (batch["labels"] != -100).sum()
 
 
 def count_parameters(model: torch.nn.Module) -> dict:
@@ -502,7 +424,7 @@ def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | N
 
     attention.compute_bias = of_steps
     try:
-        return search.run(None, forward, args.cuda_graphs, start)
+        return search.run(None, forward, True, start)
     finally:
         attention.compute_bias = bias
 
@@ -639,9 +561,8 @@ def main() -> None:
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
 
     gpu = torch.cuda.is_available()
-    accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
-    how = dict(mixed_precision="bf16" if gpu else "no", gradient_accumulation_plugin=accumulation, **tracker)
+    how = dict(mixed_precision="bf16" if gpu else "no", **tracker)
     if zero2:
         how |= dict(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=zero2))
         # without it, each rank on a CPU would take itself for the only one
@@ -654,7 +575,7 @@ def main() -> None:
     accelerator.init_trackers(SCRIPT, asdict(args))
 
     with accelerator.main_process_first():
-        data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=True)
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=True)
     train, dev, total = data.train, data.dev, data.updates
     folder.health(0, *data.health("]", collate))
 
@@ -664,22 +585,30 @@ def main() -> None:
     accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train | {ranks} x {gpus[0]}")
     if gpu and ranks == 1 and not zero2 and torch.cuda.device_count() > 1:
         print(f"{torch.cuda.device_count() - 1} more GPUs are visible: deepspeed {SCRIPT}.py uses them")
-    for layer in [*model.encoder.block, *model.decoder.block] if args.compile else ():
+    layers = [*model.encoder.block, *model.decoder.block]
+    for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
-    set_seed(args.seed, device_specific=True)  # dropout differs
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    graphs = gpu and args.cuda_graphs and not (zero2 or args.gradient_checkpointing or args.compile)
-    adafactor = partial(LeanAdafactor, capture=graphs, scale_parameter=False, relative_step=False, warmup_init=False)
+    collate_train = partial(collate, pad=tokenizer.pad_token_id)
+
+    def gradient(examples: list[int]) -> None:
+        batch = {name: tensor.to(device) for name, tensor in collate_train([train[i] for i in examples]).items()}
+        try:
+            with accelerator.autocast():
+                answer_loss(model, batch).backward()
+        finally:
+            model.zero_grad()
+
+    # beside the measured pass, whose weights and gradients are float32: an optimiser's state, of ZeRO-2 this rank's share,
+    # with weights and gradients in bf16 and the buckets that these travel in
+    state_bytes = 12 / ranks - 4 if zero2 else 8 * (args.optimizer == "adamw")
+    kept = max(0, int(state_bytes * counts["parameters"])) + (2 * 2**30 if gpu else 0)
+    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, gradient, kept)
+    adafactor = partial(Adafactor, scale_parameter=False, relative_step=False, warmup_init=False)
     adamw = partial(torch.optim.AdamW, fused=True, weight_decay=0.0)
     chosen = DummyOptim if zero2 and "optimizer" in zero2 else adamw if zero2 or args.optimizer == "adamw" else adafactor
-    model, optimizer = accelerator.prepare(model, chosen(trainable, lr=args.learning_rate))
-
-    def forward_backward(batch: dict[str, torch.Tensor], scale: float | torch.Tensor) -> torch.Tensor:
-        loss = model(**batch).loss.float() * (batch["labels"] != -100).sum()
-        accelerator.backward(loss * scale)
-        return loss.detach()
-
-    learn = Graphs(forward_backward) if graphs else forward_backward
+    model, optimizer = accelerator.prepare(model.train(), chosen(trainable, lr=args.learning_rate))
+    set_seed(args.seed, device_specific=True)  # dropout differs
 
     state = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
     if args.resume:
@@ -688,9 +617,9 @@ def main() -> None:
         folder.rewind(state)
     start, stopping, stop = state["update"], False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
-    micro = data.micro_batches(accelerator.process_index, start)
-    collate_train = partial(collate, pad=tokenizer.pad_token_id)
-    loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
+    plan = data.passes(ranks, room, start)
+    mine = [each[accelerator.process_index] for passes in plan for each in passes]
+    loader = iter(DataLoader(train, batch_sampler=mine, collate_fn=collate_train))
     model.train()
     stop.listen()
 
@@ -718,22 +647,23 @@ def main() -> None:
 
         # ---- one update
         began = time.perf_counter()
-        batches = micro[(update - start) * args.grad_accum][1]
-        prompt_tokens, answer_tokens = data.tokens(batches)
+        passes = plan[update - start]
+        prompt_tokens, answer_tokens = data.tokens(passes)
         rate = learning_rate(args, update, total)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss_sum = torch.zeros((), device=device)
-        for _ in range(args.grad_accum):
+        for number in range(len(passes)):
             batch = {name: tensor.to(device) for name, tensor in next(loader).items()}
-            with accelerator.accumulate(model):
-                # each answer token of the update counts the same; accelerate averages over micro-batches and ranks
-                loss = learn(batch, args.grad_accum * ranks / answer_tokens)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trainable, 1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=not graphs)
-            loss_sum += loss
+            accelerator.sync_gradients = number + 1 == len(passes)
+            with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
+                loss = answer_loss(model, batch)
+                # each answer token of the update counts the same; ranks are averaged
+                accelerator.backward(loss * (ranks / answer_tokens))
+            loss_sum += loss.detach()
+        accelerator.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         # all ranks stop where one has a signal
         sums = torch.stack([loss_sum, torch.tensor(float(stop.requested), device=device)])
         loss, stopping = accelerator.reduce(sums).tolist()

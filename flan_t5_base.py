@@ -18,6 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -29,7 +30,7 @@ import torch
 import torch.distributed.run
 import tyro
 from accelerate import Accelerator, init_empty_weights
-from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.trainable_tokens import TrainableTokensLayer
@@ -55,10 +56,11 @@ from data.errors import UserError, exit_on_user_error
 from data.files import read_object
 from data.health import first_loss, learned
 from data.prompt import fit, prompt, target
-from data.run import RunFolder, settled
+from data.run import RunFolder, defaults, settled
 from data.score import totals
 from data.signals import Stop, for_launcher
 from data.training import TrainingData, load_benchmark
+from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.search import Hypotheses, Search, does_not_fit
 from data.words import word_tokenizer
 
@@ -74,18 +76,20 @@ class Args:
     random_weights: bool = False  # the real size from its configuration, nothing downloaded
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
-    plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
-    full_names: bool = False  # as --plain_sql, and columns as table.column in prompt and SQL: a third longer; kept
-    vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
-    values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
+    published: bool = False  # the published table's recipe: other defaults, PUBLISHED below
+    plain_sql: bool = True  # learn SQL in one spelling: names as in the schema, no T1 and T2
+    full_names: bool = True  # as --plain_sql, and columns as table.column in prompt and SQL; a run keeps its choice
+    vary_schema: float = 0.4  # up to this share of what its question does not need is left out of a schema, anew each epoch
+    values: bool = True  # cells of the database that the question mentions stand in its prompt; a run keeps its choice
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
     epochs: int = 10  # passes over the training examples
     max_updates: int = 0  # stop after so many optimiser steps; 0: when the epochs are over
-    batch_size: int = 36  # examples a GPU and forward pass, the published table's
-    grad_accum: int = 1  # forward passes an update
-    eval_batch_size: int = 16  # the published table's; halved where it does not fit
+    update_examples: int = 128  # examples an update, over all GPUs
+    batch_tokens: int = 0  # tokens a GPU and forward pass, padding included; 0: as many as fit
+    batch_size: int = 0  # examples a GPU and forward pass at most; 0: as many as fit
+    eval_batch_size: int = 128  # examples a GPU that are answered together; halved where they do not fit
     learning_rate: float = 3e-4  # peak
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 8 % of Spider's
@@ -96,8 +100,8 @@ class Args:
     lora_alpha: int = 350  # equal to the rank: LoRA's update is not scaled down
     lora_dropout: float = 0.05  # on the input of the LoRA layers
     lora_targets: str = "all-linear"  # or names of layers, comma between: q,v
-    gradient_checkpointing: bool = True  # recompute activations: 10 GiB at 1,024 tokens where keeping them takes 98
-    compile: bool = False  # compile the layers for training: fewer launches, after a minute or two at a run's start; needs gcc
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations: less memory, a third slower
+    compile: Literal["auto", "on", "off"] = "off"  # compile the layers for training; needs a C compiler
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -115,15 +119,18 @@ class Args:
 
 
 # what --tiny changes: the same code, at a size for two CPU cores and five minutes
-TINY = dict(data="sample", epochs=2, batch_size=16, eval_batch_size=64, learning_rate=3e-3, lora_rank=64, lora_alpha=16,
-            lora_dropout=0.0, max_output_tokens=96, gradient_checkpointing=False, eval_every=500)  # fmt: skip
+TINY = dict(data="sample", epochs=2, update_examples=16, eval_batch_size=64, learning_rate=3e-3, lora_rank=64, lora_alpha=16,
+            lora_dropout=0.0, max_output_tokens=96)  # fmt: skip
+# what --published changes: the published table's sizes, prompt and SQL as they stand in the data
+PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=False, update_examples=36, batch_size=36,
+                 eval_batch_size=16, gradient_checkpointing="on", compile="off")  # fmt: skip
 
 
 def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
-    default = replace(Args(), **TINY) if "--tiny" in sys.argv else Args()
+    default = replace(Args(), **defaults(sys.argv, TINY, PUBLISHED))
     args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
-    return settled(args, Args)
+    return settled(args, Args, PUBLISHED)
 
 
 # ------------------------------------------------------------------------------------------------------------ set-up
@@ -302,8 +309,6 @@ def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTo
         if isinstance(module, bnb.nn.Linear4bit):
             # else bitsandbytes repacks the weights at the first evaluation, and training after it loses its gradient
             module.support_avx512bf16_for_cpu = False
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     lean_biases(model)
     # else PEFT takes the two for one, and leaves out the rows of the output layer
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
@@ -367,6 +372,11 @@ def numel(weight: torch.nn.Parameter) -> int:
     """The number of weights, also where they are packed."""
     state = getattr(weight, "quant_state", None)
     return state.shape.numel() if state else weight.numel()
+
+
+def answer_loss(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The summed cross-entropy of a batch's answer tokens, float32."""
+    return model(**batch).loss.float() * (batch["labels"] != -100).sum()
 
 
 def count_parameters(model: torch.nn.Module) -> dict:
@@ -572,11 +582,9 @@ def main() -> None:
     launch(args.processes)
 
     gpu = torch.cuda.is_available()
-    accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # without `cpu`, each process on a machine with no GPU would take itself for the only one
-    how = dict(mixed_precision="bf16" if gpu else "no", gradient_accumulation_plugin=accumulation)
-    accelerator = Accelerator(cpu=not gpu, **how, **tracker)
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no", **tracker)
     ranks, device = accelerator.num_processes, accelerator.device
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
@@ -584,7 +592,7 @@ def main() -> None:
     accelerator.init_trackers(SCRIPT, asdict(args))
 
     with accelerator.main_process_first():
-        data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=True)
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=True)
     train, dev, total = data.train, data.dev, data.updates
     folder.health(0, *data.health("]", collate))
 
@@ -593,12 +601,26 @@ def main() -> None:
     counts, (prompt_flops, answer_flops) = count_parameters(model), flops_per_token(model)
     accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
                       f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
-    for layer in [*model.get_base_model().encoder.block, *model.get_base_model().decoder.block] if args.compile else ():
+    layers = [*model.get_base_model().encoder.block, *model.get_base_model().decoder.block]
+    for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
-    set_seed(args.seed, device_specific=True)  # dropout differs
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    collate_train = partial(collate, pad=tokenizer.pad_token_id)
+
+    def gradient(examples: list[int]) -> None:
+        batch = {name: tensor.to(device) for name, tensor in collate_train([train[i] for i in examples]).items()}
+        try:
+            with accelerator.autocast():
+                answer_loss(model, batch).backward()
+        finally:
+            model.zero_grad()
+
+    # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in
+    kept = (2 + 4 * (ranks > 1)) * counts["trainable_parameters"]
+    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, gradient, kept)
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
-    model, optimizer = accelerator.prepare(model, adamw(trainable, lr=args.learning_rate, weight_decay=0.0))
+    model, optimizer = accelerator.prepare(model.train(), adamw(trainable, lr=args.learning_rate, weight_decay=0.0))
+    set_seed(args.seed, device_specific=True)  # dropout differs
     # the frozen base stays out of checkpoints: its quantised weights could not be loaded back
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
@@ -610,9 +632,9 @@ def main() -> None:
         folder.rewind(state)
     start, stopping, stop = state["update"], False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
-    micro = data.micro_batches(accelerator.process_index, start)
-    collate_train = partial(collate, pad=tokenizer.pad_token_id)
-    loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
+    plan = data.passes(ranks, room, start)
+    mine = [each[accelerator.process_index] for passes in plan for each in passes]
+    loader = iter(DataLoader(train, batch_sampler=mine, collate_fn=collate_train))
     model.train()
     stop.listen()
 
@@ -640,23 +662,23 @@ def main() -> None:
 
         # ---- one update
         began = time.perf_counter()
-        batches = micro[(update - start) * args.grad_accum][1]
-        prompt_tokens, answer_tokens = data.tokens(batches)
+        passes = plan[update - start]
+        prompt_tokens, answer_tokens = data.tokens(passes)
         rate = learning_rate(args, update, total)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss_sum = torch.zeros((), device=device)
-        for _ in range(args.grad_accum):
+        for number in range(len(passes)):
             batch = {name: tensor.to(device) for name, tensor in next(loader).items()}
-            with accelerator.accumulate(model):
-                loss = model(**batch).loss.float() * (batch["labels"] != -100).sum()
-                # each answer token of the update counts the same; accelerate averages over micro-batches and ranks
-                accelerator.backward(loss * (args.grad_accum * ranks / answer_tokens))
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trainable, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
+            accelerator.sync_gradients = number + 1 == len(passes)
+            with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
+                loss = answer_loss(model, batch)
+                # each answer token of the update counts the same; ranks are averaged
+                accelerator.backward(loss * (ranks / answer_tokens))
             loss_sum += loss.detach()
+        accelerator.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         # all ranks stop where one has a signal
         sums = torch.stack([loss_sum, torch.tensor(float(stop.requested), device=device)])
         loss, stopping = accelerator.reduce(sums).tolist()

@@ -18,6 +18,7 @@ import resource
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ import torch
 import torch.distributed.run
 import tyro
 from accelerate import Accelerator, init_empty_weights
-from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.trainable_tokens import TrainableTokensLayer
@@ -58,10 +59,11 @@ from data.errors import UserError, exit_on_user_error
 from data.files import read_object
 from data.health import first_loss, learned
 from data.prompt import CUE, fit, question_first, schema_first, target
-from data.run import RunFolder, settled
+from data.run import RunFolder, defaults, settled
 from data.score import totals
 from data.signals import Stop, for_launcher
 from data.training import TrainingData, load_benchmark
+from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.search import Hypotheses, Search, branch, does_not_fit
 from data.words import word_tokenizer
 
@@ -77,32 +79,34 @@ class Args:
     random_weights: bool = False  # the real size from its configuration, nothing downloaded
     data: str = "data/spider"  # a directory in Spider's layout, or `sample`
     train_others: bool = False  # train on train_others.json too
-    plain_sql: bool = False  # learn SQL in one spelling: names as in the schema, no T1 and T2; easier for small models
-    full_names: bool = False  # as --plain_sql, and columns as table.column in prompt and SQL: a third longer; kept
-    vary_schema: float = 0.0  # up to this share of what a question does not need is left out, anew each epoch: 0.4, say
-    values: bool = False  # cells of the database that the question mentions stand beside their columns; a run keeps its choice
-    share_schema: bool = False  # schema first, once for a batch: a quarter of the tokens in updates of 128; kept
+    published: bool = False  # the published table's recipe: other defaults, PUBLISHED below
+    plain_sql: bool = True  # learn SQL in one spelling: names as in the schema, no T1 and T2
+    full_names: bool = True  # as --plain_sql, and columns as table.column in prompt and SQL; a run keeps its choice
+    vary_schema: float = 0.4  # up to this share of what its questions do not need is left out of a schema, anew each epoch
+    values: bool = True  # cells of the database that the question mentions stand in its prompt; a run keeps its choice
+    share_schema: bool = True  # schema first, once for the questions beside it: a quarter of the tokens; a run keeps its choice
     overfit: int = 0  # learn so many examples, 32 say, in 300 updates, and answer them: can this pipeline learn at all?
     out: str = f"runs/{SCRIPT}"  # the run folder; an earlier run there moves aside
     processes: int = 0  # one a GPU; 0: every visible GPU, or one process on the CPU
     device_map: Literal["replica", "auto"] = "replica"  # a replica a GPU; auto: one, spread over the GPUs, which take turns
     epochs: int = 10  # passes over the training examples
     max_updates: int = 0  # stop after so many optimiser steps; 0: when the epochs are over
-    batch_size: int = 4  # examples a GPU and forward pass, the published table's
-    grad_accum: int = 4  # forward passes an update
-    eval_batch_size: int = 24  # the published table's; halved where it does not fit
-    learning_rate: float = 1e-4  # peak
+    update_examples: int = 128  # examples an update, over all GPUs
+    batch_tokens: int = 0  # tokens a GPU and forward pass; 0: as many as fit
+    batch_size: int = 0  # examples a GPU and forward pass at most; 0: as many as fit
+    eval_batch_size: int = 128  # examples a GPU that are answered together; halved where they do not fit
+    learning_rate: float = 1e-4  # peak; QLoRA's for 33B and 65B, which had 2e-4 up to 13B (Dettmers et al., 2023)
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: none of Spider's
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
     num_beams: int = 1  # candidates; the first counts that runs and returns rows; 1: greedy
-    lora_rank: int = 8  # the published table's
-    lora_alpha: int = 32  # the published table's
-    lora_dropout: float = 0.05  # on the input of the LoRA layers
-    lora_targets: str = "q_proj,v_proj"  # the published table's; or all-linear
-    gradient_checkpointing: bool = True  # recompute activations: less memory, slower
-    compile: bool = False  # compile the layers, and LoRA in bf16: faster with --no-gradient_checkpointing; needs gcc
+    lora_rank: int = 16  # on all layers more is not better in large models (Dettmers et al., 2023); a small one gains by 64
+    lora_alpha: int = 16  # QLoRA's
+    lora_dropout: float = 0.0  # on the input of the LoRA layers; more than 0 takes memory
+    lora_targets: str = "all-linear"  # or names of layers, comma between: q_proj,v_proj
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations: less memory, a third slower
+    compile: Literal["auto", "on", "off"] = "auto"  # compile the layers: faster after a minute or two; needs a C compiler
     eval_every: int = 500  # updates between evaluations; 0: only at the end
     eval_examples: int = 0  # evaluate on so many dev examples, evenly spaced; 0: on all
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
@@ -122,16 +126,19 @@ class Args:
 
 
 # what --tiny changes: the same code, at a size for two CPU cores and five minutes
-TINY = dict(data="sample", epochs=3, batch_size=16, grad_accum=1, eval_batch_size=64, learning_rate=3e-3, lora_rank=64,
-            lora_alpha=16, lora_dropout=0.0, lora_targets="all-linear", max_output_tokens=96, gradient_checkpointing=False,
-            eval_every=500)  # fmt: skip
+TINY = dict(data="sample", epochs=3, update_examples=16, eval_batch_size=64, learning_rate=3e-3, lora_alpha=16,
+            max_output_tokens=96)  # fmt: skip
+# what --published changes: the published table's sizes and reach of LoRA, and the prompt and SQL as they stand in the data
+PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=False, share_schema=False, batch_size=4,
+                 eval_batch_size=24, lora_rank=8, lora_alpha=32, lora_dropout=0.05, lora_targets="q_proj,v_proj",
+                 gradient_checkpointing="on", compile="off")  # fmt: skip
 
 
 def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
-    default = replace(Args(), **TINY) if "--tiny" in sys.argv else Args()
+    default = replace(Args(), **defaults(sys.argv, TINY, PUBLISHED))
     args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
-    return settled(args, Args)
+    return settled(args, Args, PUBLISHED)
 
 
 # ------------------------------------------------------------------------------------------------------------ set-up
@@ -195,8 +202,10 @@ def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: Tokenizer, 
     asked = [(question, schemas[db_id], values) for question, db_id, values in triples]
 
     def tokens(parts: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        first, second = ([pair[0] for pair in parts], [pair[1] + CUE for pair in parts])
-        return list(zip(tokenizer(first).input_ids, tokenizer(second, add_special_tokens=False).input_ids))
+        firsts = list({first: None for first, _ in parts})  # a schema once for those that share it
+        known = dict(zip(firsts, tokenizer(firsts).input_ids))
+        seconds = tokenizer([second + CUE for _, second in parts], add_special_tokens=False).input_ids
+        return [(known[first], second) for (first, _), second in zip(parts, seconds)]
 
     inputs = tokens([form(*each) for each in asked])
     shortened = [sum(map(len, pair)) > limit for pair in inputs]
@@ -218,19 +227,11 @@ def padded(sequences: list[list[int]], filler: int, least: int = 0) -> torch.Ten
 
 
 def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
-    """Examples -> input_ids (prompt, cue, SQL, end) and labels (-100 but for SQL and end), both (examples, longest).
-
-    Padding stands on the right, behind all that a causal model attends to from an answer: it needs no attention mask. Where
-    examples share schemas, they are what `collate_shared` makes of them.
-    """
-    if any(row["shared"] for row in rows):
-        return collate_shared(rows, pad)[0]
-    ids = [row["input_ids"] + row["labels"] for row in rows]
-    labels = [[-100] * len(row["input_ids"]) + row["labels"] for row in rows]
-    return dict(input_ids=padded(ids, pad), labels=padded(labels, -100))
+    """Examples -> input_ids (prompt, cue, SQL, end), labels (-100 but for SQL and end), position_ids, segments: `packs_of`."""
+    return packs_of(rows, pad)[0]
 
 
-def collate_shared(rows: list[dict], pad: int) -> tuple[dict[str, torch.Tensor], list[list[tuple[int, int]]]]:
+def packs_of(rows: list[dict], pad: int) -> tuple[dict[str, torch.Tensor], list[list[tuple[int, int]]]]:
     """Examples -> input_ids, labels, position_ids and segments, all (packs, longest), and where each ends: `shared_packs`."""
     columns, ends = shared_packs(rows)
     width = -(-max(map(len, columns["segments"])) // 16) * 16  # CUDA wants masks aligned
@@ -356,8 +357,6 @@ def load_base(args: Args, base: dict, config: PretrainedConfig, device: torch.de
         if isinstance(module, bnb.nn.Linear4bit):
             # else bitsandbytes repacks the weights at the first evaluation, and training after it loses its gradient
             module.support_avx512bf16_for_cpu = False
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
@@ -412,11 +411,12 @@ class AnswerLoss(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids=None, segments=None) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor, segments: torch.Tensor
+    ) -> torch.Tensor:
         causal = self.model.get_base_model()
-        mask = segments
-        if segments is not None:  # to be added to the scores, else each layer makes one of its own from it and keeps that
-            mask = torch.where(visible(segments), 0.0, -torch.inf).to(quantization().bnb_4bit_compute_dtype)
+        # to be added to the scores, else each layer makes one of its own from it and keeps that
+        mask = torch.where(visible(segments), 0.0, -torch.inf).to(quantization().bnb_4bit_compute_dtype)
         inputs = dict(input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
         hidden = causal.base_model(**inputs, use_cache=False).last_hidden_state
         following = labels[:, 1:].to(hidden.device)
@@ -525,7 +525,7 @@ def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: 
     causal, beams, pad = model.get_base_model(), args.num_beams, tokenizer.pad_token_id
     device, head = causal.get_input_embeddings().weight.device, causal.get_output_embeddings()
     trees = [tree([tokens for tokens, _ in row["before"].running]) for row in rows]
-    batch, ends = collate_shared([row | dict(labels=tokens) for row, (tokens, *_) in zip(rows, trees)], pad)
+    batch, ends = packs_of([row | dict(labels=tokens) for row, (tokens, *_) in zip(rows, trees)], pad)
     packs, longest = batch["input_ids"].shape
     width = max(map(len, ends))  # examples a pack
     prompt_mask, all_positions = visible(batch["segments"]), batch["position_ids"]
@@ -688,13 +688,12 @@ def main() -> None:
     launch(args)
 
     gpu = torch.cuda.is_available()
-    accumulation = GradientAccumulationPlugin(num_steps=args.grad_accum, sync_with_dataloader=False)
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # without `cpu`, each process on a machine with no GPU would take itself for the only one
     # no autocast in single steps: the base computes in bf16 as it is, and LoRA's float32 weights in TF32, which is faster;
     # where layers are compiled, its conversions cost nothing
-    precision = "bf16" if gpu and args.compile else "no"
-    accelerator = Accelerator(cpu=not gpu, gradient_accumulation_plugin=accumulation, mixed_precision=precision, **tracker)
+    compiled = compiles(args.compile, gpu, args.max_updates, args.eval_only)
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu and compiled else "no", **tracker)
     torch.set_float32_matmul_precision("high")
     ranks, device = accelerator.num_processes, accelerator.device
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
@@ -703,7 +702,7 @@ def main() -> None:
     accelerator.init_trackers(SCRIPT, asdict(args))
 
     with accelerator.main_process_first():
-        data = TrainingData(benchmark, asdict(args), encode, tokenizer, ranks, apart=False, share=base["share_schema"])
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=False, share=base["share_schema"])
     train, dev, total = data.train, data.dev, data.updates
     folder.health(0, *data.health(CUE.strip(), collate, joined=True))
 
@@ -712,13 +711,27 @@ def main() -> None:
     counts, (prompt_flops, answer_flops) = count_parameters(model), flops_per_token(model)
     accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
                       f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
-    for layer in model.get_base_model().base_model.layers if args.compile else ():
+    layers = model.get_base_model().base_model.layers
+    for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
-    set_seed(args.seed, device_specific=True)  # dropout differs
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    answer_loss, collate_train = AnswerLoss(model).train(), partial(collate, pad=tokenizer.pad_token_id)
+
+    def gradient(examples: list[int]) -> None:
+        batch = {name: tensor.to(device) for name, tensor in collate_train([train[i] for i in examples]).items()}
+        try:
+            with accelerator.autocast():
+                answer_loss(**batch).backward()
+        finally:
+            model.zero_grad()
+
+    # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in
+    kept = (2 + 4 * (ranks > 1)) * counts["trainable_parameters"]
+    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, gradient, kept)
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
     optimizer = adamw(trainable, lr=args.learning_rate, weight_decay=0.0)
-    answer_loss, optimizer = accelerator.prepare(AnswerLoss(model), optimizer, device_placement=[False, True])
+    answer_loss, optimizer = accelerator.prepare(answer_loss, optimizer, device_placement=[False, True])
+    set_seed(args.seed, device_specific=True)  # dropout differs
     # the frozen base stays out of checkpoints: its quantised weights could not be loaded back
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
@@ -730,9 +743,9 @@ def main() -> None:
         folder.rewind(state)
     start, stopping, stop = state["update"], False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
-    micro = data.micro_batches(accelerator.process_index, start)
-    collate_train = partial(collate, pad=tokenizer.pad_token_id)
-    loader = iter(DataLoader(train, batch_sampler=[batch for batch, _ in micro], collate_fn=collate_train))
+    plan = data.passes(ranks, room, start)
+    mine = [each[accelerator.process_index] for passes in plan for each in passes]
+    loader = iter(DataLoader(train, batch_sampler=mine, collate_fn=collate_train))
     model.train()
     stop.listen()
 
@@ -760,23 +773,23 @@ def main() -> None:
 
         # ---- one update
         began = time.perf_counter()
-        batches = micro[(update - start) * args.grad_accum][1]
-        prompt_tokens, answer_tokens = data.tokens(batches)
+        passes = plan[update - start]
+        prompt_tokens, answer_tokens = data.tokens(passes)
         rate = learning_rate(args, update, total)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss_sum = torch.zeros((), device=device)
-        for _ in range(args.grad_accum):
+        for number in range(len(passes)):
             batch = {name: tensor.to(device) for name, tensor in next(loader).items()}
-            with accelerator.accumulate(answer_loss):
+            accelerator.sync_gradients = number + 1 == len(passes)
+            with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(answer_loss):
                 loss = answer_loss(**batch)
-                # each answer token of the update counts the same; accelerate averages over micro-batches and ranks
-                accelerator.backward(loss * (args.grad_accum * ranks / answer_tokens))
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trainable, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
+                # each answer token of the update counts the same; ranks are averaged
+                accelerator.backward(loss * (ranks / answer_tokens))
             loss_sum += loss.detach()
+        accelerator.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         # all ranks stop where one has a signal
         sums = torch.stack([loss_sum, torch.tensor(float(stop.requested), device=device)])
         loss, stopping = accelerator.reduce(sums).tolist()

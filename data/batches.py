@@ -1,72 +1,37 @@
-"""The order in which examples are seen: shuffled, grouped by length, the same on every machine for a seed and an epoch."""
+"""The order in which examples are seen, the same on every machine for a seed and an epoch, and their forward passes."""
 
 import random
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 TOGETHER = 8  # questions of one schema that stand side by side where they share it: 16 schemas in an update of 128
 LONGEST = 2304  # tokens of them with their schema, or of one with a longer schema: what a forward pass has to have memory for
 ATTENTION = 12_000  # tokens of a row at which its dense attention costs as much as all else, by an estimate for LLaMA-65B
 SPAN = 100_000  # between the numbers of two schemas in a pack: more than the questions of a batch
-WINDOW = 128  # updates whose examples are sorted together by their prompts
-GROUP = 4  # of these, neighbours that are sorted together by their answers: under 10 % padding on Spider
 
 
 def epoch_updates(
-    prompts: Sequence[int],
-    examples_per_update: int,
-    seed: int,
-    epoch: int,
-    answers: Sequence[int] | None = None,
-    schemas: Sequence[tuple[Hashable, int]] | None = None,
+    lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """One epoch as lists of `examples_per_update` indices, longest prompt first; lengths are in tokens.
+    """One epoch as lists of `size` indices; `lengths` are examples', in tokens.
 
-    Examples are shuffled, cut into windows, and sorted by prompt within a window; where answers are padded on their own
-    (`answers`), groups of a few updates are then sorted by answer. The updates so cut are shuffled. The last is filled up
-    from the beginning of the shuffled order, so that every one has its full size and every example is seen.
-
-    Where examples share the schema that `schemas` holds for each (any name, and its tokens), up to TOGETHER of one schema stand
-    side by side instead, in updates of many schemas, long and short ones in each, so that all of 64 and more need about as much
-    memory. In either case the two updates that need most lead the first epoch.
+    `schemas` holds for each the name of the schema that it shares with others, and that schema's tokens; 0: it shares nothing.
+    Up to TOGETHER of one schema stand side by side, in updates of many schemas, long and short examples in each, so that all
+    updates need about as much memory. The last is filled up from the beginning of the shuffled order, so that every one has
+    its full size and every example is seen. In the first epoch the two updates with most tokens lead: what does not fit a GPU
+    fails at once, not after hours. Two, as an optimiser takes memory for its state at the first step.
     """
     rng = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(prompts)))
+    order = list(range(len(lengths)))
     rng.shuffle(order)
-    while len(order) % examples_per_update:
-        order += order[: examples_per_update - len(order) % examples_per_update]
-    if schemas is not None:
-        updates = _side_by_side(order, prompts, schemas, examples_per_update)
-        rng.shuffle(updates)
-        return _heaviest_first(updates, lambda update: sum(shared_tokens(update, prompts, schemas)), epoch)
-    # a window is never a whole epoch, else the same examples would meet in each
-    window = min(WINDOW, max(1, 2 * len(order) // (3 * examples_per_update)))
-    # equal lengths stay shuffled: the sort is stable
-    order = _sorted_within(order, window * examples_per_update, prompts)
-    if answers is not None:
-        order = _sorted_within(order, GROUP * examples_per_update, answers)
-    order = _sorted_within(order, examples_per_update, prompts)
-    updates = [order[i : i + examples_per_update] for i in range(0, len(order), examples_per_update)]
+    while len(order) % size:
+        order += order[: size - len(order) % size]
+    updates = _side_by_side(order, lengths, schemas, size)
     rng.shuffle(updates)
-
-    def padded(update: list[int]) -> list[int]:
-        longest = max(answers[index] for index in update) if answers is not None else 0
-        return [longest + prompts[index] for index in update]
-
-    return _heaviest_first(updates, padded, epoch)
-
-
-def _heaviest_first(updates: list[list[int]], weight: Callable[[list[int]], Any], epoch: int) -> list[list[int]]:
-    """`updates`; in the first epoch the two with most weight lead: what does not fit a GPU fails at once, not after hours.
-
-    Two, as an optimiser takes memory for its state at the first step. Batches of an update differ, and later ones can be
-    somewhat larger.
-    """
     if epoch:
         return updates
-    heaviest = sorted(range(len(updates)), key=lambda number: weight(updates[number]), reverse=True)[:2]
-    others = [number for number in range(len(updates)) if number not in heaviest]
-    return [updates[number] for number in heaviest + others]
+    tokens = [sum(shared_tokens(update, lengths, schemas)) for update in updates]
+    heaviest = sorted(range(len(updates)), key=tokens.__getitem__, reverse=True)[:2]
+    return [updates[number] for number in heaviest] + [own for number, own in enumerate(updates) if number not in heaviest]
 
 
 def _side_by_side(
@@ -102,16 +67,16 @@ def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[i
 
 
 def _runs(
-    examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], most: int
+    examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], most: int, room: int = LONGEST
 ) -> list[list[int]]:
-    """Examples by schema, in runs of up to `most` and of LONGEST tokens, or of one example."""
+    """Examples by schema, in runs of up to `most` and of `room` tokens, or of one example."""
     runs: list[list[int]] = []
     for group in grouped(examples, schemas):
         schema = schemas[group[0]][1]
-        tokens = LONGEST + 1
+        tokens = room + 1
         for index in group:
             tokens += lengths[index] - schema
-            if tokens > LONGEST or len(runs[-1]) == most:
+            if not schema or tokens > room or len(runs[-1]) == most:
                 runs.append([])
                 tokens = lengths[index]
             runs[-1].append(index)
@@ -199,88 +164,66 @@ def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequ
     return found
 
 
-def _split(
-    update: list[int], micro: int, lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]] | None
-) -> list[list[int]]:
-    """An update's examples in batches of `micro`; where they share schemas, in as many of about the same number of tokens."""
-    if schemas is None:
-        return [update[start : start + micro] for start in range(0, len(update), micro)]
-    # no more than `micro` of a schema stay together: else there could be fewer groups than batches
-    groups = _runs(update, lengths, schemas, micro)
+def packed_passes(
+    update: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], ranks: int, room: int, most: int = 0
+) -> list[list[list[int]]]:
+    """An update as forward passes, each the examples of every rank: of about the same number of tokens, and `room` at most.
+
+    Longer is only an example that is so by itself. `most`: examples a pass and rank; 0: as many as there is room for.
+    """
+    together = min(TOGETHER, most or TOGETHER)
+    groups = _runs(update, lengths, schemas, together, min(LONGEST, room))
     tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
-    return [[index for group in own for index in groups[group]] for own in balanced(tokens, len(update) // micro)]
+    count = max(-(-sum(tokens) // (ranks * room)), -(-len(update) // (ranks * most)) if most else 1)
+    while True:
+        while len(groups) < count * ranks:  # a rank without examples would wait for ever
+            longest = max(range(len(groups)), key=lambda group: len(groups[group]))
+            run = groups.pop(longest)
+            groups += [run[: len(run) // 2], run[len(run) // 2 :]]
+            tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
+        parts = balanced(tokens, count * ranks)
+        fits = all(len(part) == 1 or sum(tokens[group] for group in part) <= room for part in parts)
+        few = not most or all(sum(len(groups[group]) for group in part) <= most for part in parts)
+        if fits and few or (count + 1) * ranks > len(update):
+            break
+        count += 1
+    found = [[index for group in part for index in groups[group]] for part in parts]
+    return [found[start : start + ranks] for start in range(0, len(found), ranks)]
 
 
-def _sorted_within(order: list[int], span: int, lengths: Sequence[int]) -> list[int]:
-    """`order` with each run of `span` indices sorted by length, longest first."""
-    runs = (order[start : start + span] for start in range(0, len(order), span))
-    return [index for run in runs for index in sorted(run, key=lambda index: -lengths[index])]
+def padded_passes(
+    update: list[int], prompts: Sequence[int], answers: Sequence[int], ranks: int, room: int, most: int = 0
+) -> list[list[list[int]]]:
+    """An update as forward passes, each the examples of every rank, for models that pad prompts and answers on their own.
 
-
-def micro_batches(
-    prompts: Sequence[int],
-    micro: int,
-    grad_accum: int,
-    ranks: int,
-    rank: int,
-    seed: int,
-    start: int,
-    stop: int,
-    answers: Sequence[int] | None = None,
-    schemas: Sequence[tuple[Hashable, int]] | None = None,
-    variants: int = 1,
-) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """For each micro-batch of updates `start` to `stop` - 1 on one rank: its indices, and all micro-batches of its update.
-
-    An update's examples depend on micro x grad_accum x ranks alone, so two ranks with batches of 4 and one rank with a
-    batch of 8 see the same updates. Ranks get neighbours in length, and wait little for each other. Where examples share
-    schemas, `prompts` are whole lengths, and a micro-batch holds `micro` examples on average. Where each example stands there
-    `variants` times, one pass behind the other, epochs take them in turn.
+    Neighbours in length stand together. A pass of a rank has at most `room` tokens, padding included, or one example; `most`:
+    examples; 0: as many as there is room for.
     """
-    size, count = micro * grad_accum * ranks, len(prompts) // variants
-    updates_per_epoch = -(-count // size)
-    for update in range(start, stop):
-        if update == start or update % updates_per_epoch == 0:
-            epoch = update // updates_per_epoch
-            first = epoch % variants * count
-            own, texts = prompts[first : first + count], None if answers is None else answers[first : first + count]
-            updates = epoch_updates(own, size, seed, epoch, texts, schemas)
-        whole = _split([first + index for index in updates[update % updates_per_epoch]], micro, prompts, schemas)
-        for accumulation in range(grad_accum):
-            yield whole[accumulation * ranks + rank], whole
+    order = sorted(update, key=lambda index: (-prompts[index], -answers[index]))
+    parts: list[list[int]] = []
+    longest = room + 1
+    for index in order:
+        longest = max(longest, answers[index]) if parts else 0
+        width = prompts[parts[-1][0]] if parts else 0
+        if not parts or len(parts[-1]) == most or (len(parts[-1]) + 1) * (width + longest) > room:
+            parts.append([])
+            longest = answers[index]
+        parts[-1].append(index)
+    while len(parts) % ranks:
+        largest = max(range(len(parts)), key=lambda part: len(parts[part]))
+        half = (len(parts[largest]) + 1) // 2
+        parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]
+    return [parts[start : start + ranks] for start in range(0, len(parts), ranks)]
 
 
-def describe(
-    prompts: Sequence[int],
-    answers: Sequence[int],
-    examples_per_update: int,
-    micro: int,
-    seed: int,
-    joined: bool = False,
-    schemas: Sequence[tuple[Hashable, int]] | None = None,
-) -> tuple[str, float]:
-    """Numbers of tokens, in words, and the share of padding that the first epoch's batches of `micro` examples hold.
-
-    `joined`: prompt and answer are one sequence and are padded as one. `schemas`: examples share them, as in `epoch_updates`.
-    """
-    real = padded = 0
-    whole = [sum(pair) for pair in zip(prompts, answers)]
-    orders = (whole, None) if joined else (prompts, answers)
-    for update in epoch_updates(orders[0], examples_per_update, seed, 0, orders[1], schemas):
-        for batch in _split(update, micro, whole, schemas):
-            if schemas is not None:
-                lengths = shared_tokens(batch, whole, schemas)
-                rows = packed(lengths)
-                real += sum(lengths)
-                padded += len(rows) * max(sum(lengths[index] for index in row) for row in rows)
-                continue
-            real += sum(whole[i] for i in batch)
-            apart = max(prompts[i] for i in batch) + max(answers[i] for i in batch)
-            padded += len(batch) * (max(whole[i] for i in batch) if joined else apart)
-    padding = 1 - real / padded
+def describe(prompts: Sequence[int], answers: Sequence[int], schemas: Sequence[tuple[Hashable, int]], size: int) -> str:
+    """Numbers of tokens, in words; where schemas are shared, what that leaves of an epoch in updates of `size` examples."""
     line = (
         f"prompts: mean {sum(prompts) / len(prompts):.0f} tokens, longest {max(prompts):,} | SQL: mean "
-        f"{sum(answers) / len(answers):.0f}, longest {max(answers):,} | padding {padding:.1%}"
-        + (f" | an epoch: {real:,} tokens, {sum(whole):,} if schemas were not shared" if schemas is not None else "")
+        f"{sum(answers) / len(answers):.0f}, longest {max(answers):,}"
     )
-    return line, padding
+    if not any(tokens for _, tokens in schemas):
+        return line
+    whole = [sum(pair) for pair in zip(prompts, answers)]
+    left = sum(sum(shared_tokens(update, whole, schemas)) for update in epoch_updates(whole, schemas, size, 0, 0))
+    return f"{line} | an epoch: {left:,} tokens, {sum(whole):,} if schemas were not shared"

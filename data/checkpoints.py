@@ -99,22 +99,17 @@ def base_of(options: dict, script: str) -> dict:
     """What is trained: --model and its size, or what the checkpoint that --model names was trained from.
 
     Raises UserError for another script's checkpoint, for one that is not whole, and where --tiny or --random_weights
-    differ from the checkpoint's, or what it keeps excludes another option.
+    differ from the checkpoint's.
     """
     checkpoint = checkpoint_of(options["model"])
-    base = {name: options.get(name, False) for name in KEPT} if checkpoint is None else _base_kept(options, script, checkpoint)
-    if options.get("vary_schema") and base["share_schema"]:
-        raise UserError("--vary_schema gives each question a schema of its own, that no other shares: leave --share_schema out")
-    return base
-
-
-def _base_kept(options: dict, script: str, checkpoint: Path) -> dict:
+    if checkpoint is None:
+        return {name: options.get(name, False) for name in KEPT}
     base = dict.fromkeys((*LATER, *SPELLED), False) | unseal(checkpoint, script, "name another --model")["base"]
     for flag in ("tiny", "random_weights"):
         if base[flag] != options[flag]:
             how = "with" if base[flag] else "without"
             raise UserError(f"{checkpoint} was trained {how} --{flag}: run it {how} --{flag} here too")
-    for flag in LATER:
-        if options.get(flag) and not base[flag]:
-            raise UserError(f"{checkpoint} was trained without --{flag}: run it without --{flag} here too")
+    for flag in (*LATER, *SPELLED):
+        if flag in options and options[flag] != base[flag] and int(os.environ.get("RANK", 0)) == 0:
+            print(f"{checkpoint} was trained with{'' if base[flag] else 'out'} --{flag}, and is asked so")
     return base

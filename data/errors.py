@@ -25,8 +25,8 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, and this module does without torch
             raise
         message = (
-            "the GPU's memory is full: for training lower --batch_size and raise --grad_accum to match, or use "
-            "--gradient_checkpointing, and go on with --resume; for answers lower --num_beams or --max_output_tokens; shorter "
+            "the GPU's memory is full: for training lower --batch_tokens, or use --gradient_checkpointing on, and go on with "
+            "--resume; for answers lower --num_beams or --max_output_tokens; shorter "
             f"prompts (--max_input_tokens) help both, in a new run ({'. '.join(' '.join(str(error).split()).split('. ')[:2])})"
         )
     else:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import datasets
 
 SHORTENED = 0.1  # of the prompts may lose schema
-PADDING, MANY = 0.3, 1000  # of the tokens of a batch; of so many examples, since few are not alike in length
 READ = 200  # labels that are decoded, evenly spaced
 TAIL = 16  # tokens of a prompt that hold its end
 WORSE, BETTER = 0.9, 0.05  # first loss of a pretrained model: as a share of ln(vocabulary); in nats
@@ -23,18 +22,16 @@ LEARNED = 0.1  # nats a token, after which answers should be right
 KEYS = "primarykey:["  # stands in every prompt, near its end, whatever is left out
 
 
-def example_warnings(
-    train: "datasets.Dataset", tokenizer, ending: str, padding: float, collate: Callable, joined: bool
-) -> list[str]:
+def example_warnings(train: "datasets.Dataset", tokenizer, ending: str, collate: Callable, joined: bool) -> list[str]:
     """What is wrong with the tokens that a model is about to see, in plain words.
 
-    `ending` and `padding`: as `token_warnings` takes them; `joined`: as `batch_warnings`. `collate(rows, pad)` gives what the
+    `ending`: as `token_warnings` takes it; `joined`: as `batch_warnings`. `collate(rows, pad)` gives what the
     model is trained on, tensors by name.
     """
     order = sorted(range(len(train)), key=list(map(len, train["input_ids"][:])).__getitem__)
     rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
     batch = {name: tensor.tolist() for name, tensor in collate(rows, tokenizer.pad_token_id).items()}
-    return token_warnings(train, tokenizer, ending, padding, joined) + batch_warnings(batch, rows, joined)
+    return token_warnings(train, tokenizer, ending, joined) + batch_warnings(batch, rows, joined)
 
 
 def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, padding: float, joined: bool = False) -> list[str]:
@@ -49,8 +46,6 @@ def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, paddin
     count, warnings = len(labels), []
     if (short := sum(train["shortened"][:])) > SHORTENED * count:
         warnings.append(f"{short:,} of {count:,} prompts lost schema that their SQL may need: raise --max_input_tokens")
-    if padding > PADDING and count >= MANY:
-        warnings.append(f"{padding:.0%} of each batch is padding: group examples by their length")
     unknown = sum(ids[:-1].count(tokenizer.unk_token_id) for ids in labels)
     if unknown:
         warnings.append(

@@ -10,6 +10,7 @@ from typing import TypeVar
 from data.spider import Schema
 
 Form = TypeVar("Form")  # how a prompt is made up: one text, or two
+LINKED = 8  # columns behind a question: more would be those that have a common word like `name`
 CUE = "\nSQL:"  # where a decoder-only model starts to answer, after a space; an encoder-decoder model needs none
 # words of SQLite that name no table or column without quotes (https://www.sqlite.org/lang_keywords.html, those that it does
 # not take for a name where an expression may stand)
@@ -61,12 +62,18 @@ def schema_first(
 ) -> tuple[str, str]:
     """The prompt in two parts: the schema, which all questions of a database share, and the question, arguments as of `prompt`.
 
-    Values stand behind the question, by the full names of their columns, since beside them they would make schemas differ.
+    Behind the question stand values, by the full names of their columns, since beside them they would make schemas differ,
+    and up to LINKED columns that share words with the question: a schema that is read first does not know what will be asked.
     """
     lines = [" ".join(question.split())]
     values = [value for value in values if not {value["column"], -1 - schema.columns[value["column"]][0]} & dropped]
     named = [f"{_full(schema, column)} ( {' , '.join(texts)} )" for column, texts in _beside(values).items()]
     lines += [f"values:{_listed(named, schema)}"] if named else []
+    asked = _words(question, parts=True)
+    shares = {i: len(words & asked) / len(words) for i, (_, name) in enumerate(schema.columns) if (words := _words(name))}
+    linked = [i for i, share in shares.items() if share and not {i, -1 - schema.columns[i][0]} & dropped]
+    best = sorted(linked, key=shares.__getitem__, reverse=True)[:LINKED]
+    lines += [f"columns:{_listed([_full(schema, i) for i in best], schema)}"] if best else []
     return "\n".join(_described(schema, {}, dropped, keys)) + "\n", "\n".join(lines)
 
 

@@ -37,13 +37,20 @@ from data.spider import Benchmark
 Options = TypeVar("Options")
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
 # what options may be
-LEAST = dict.fromkeys(("epochs", "batch_size", "grad_accum", "eval_batch_size", "max_output_tokens", "num_beams"), 1)
-LEAST |= dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "overfit", "seed"), 0)
-LEAST |= dict(save_every=-1, lora_rank=1, lora_alpha=1, max_input_tokens=64)
+LEAST = dict.fromkeys(("epochs", "update_examples", "eval_batch_size", "max_output_tokens", "num_beams"), 1)
+LEAST |= dict.fromkeys(("processes", "batch_size", "batch_tokens", "max_updates", "eval_every", "eval_examples", "overfit"), 0)
+LEAST |= dict(save_every=-1, seed=0, lora_rank=1, lora_alpha=1, max_input_tokens=64)
 BELOW_ONE = ("learning_rate", "warmup", "lora_dropout", "vary_schema")
 # options that a resumed run cannot change without being another run
 FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "overfit", "max_input_tokens", "optimizer")
-FIXED += ("plain_sql", "full_names", "vary_schema", "lora_rank", "lora_alpha", "lora_targets")
+FIXED += ("plain_sql", "full_names", "values", "vary_schema", "update_examples", "lora_rank", "lora_alpha", "lora_targets")
+GONE = dict(
+    grad_accum="--update_examples gives an update's size, over all GPUs",
+    cuda_graphs="answers are replayed where there is a GPU",
+    no_cuda_graphs="answers are replayed where there is a GPU",
+    no_compile="--compile off",
+    no_gradient_checkpointing="--gradient_checkpointing off",
+)
 OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to", "relative_to")  # not of the run
 
 
@@ -108,13 +115,12 @@ class RunFolder:
         try:
             # an option that there was not then was off
             earlier = {name: value for name, value in options.items() if not value} | started["args"]
-            ranks, digest = len(started["gpus"]), started["data"]["sha256"]
-            before = dict(zip(FIXED, map(earlier.get, FIXED)), data=digest)
-            before["examples an update"] = earlier["batch_size"] * earlier["grad_accum"] * ranks
+            if "grad_accum" in earlier:  # which an update's size followed from
+                earlier["update_examples"] = earlier["batch_size"] * earlier.pop("grad_accum") * len(started["gpus"])
+            before = dict(zip(FIXED, map(earlier.get, FIXED)), data=started["data"]["sha256"])
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path / 'args.json'} is of an older layout: {remedy}") from None
         after = dict(zip(FIXED, map(options.get, FIXED)), data=data["sha256"])
-        after["examples an update"] = options["batch_size"] * options["grad_accum"] * len(self.gpus)
         for name in sorted(set(earlier) | set(options)):
             if name not in OF_THE_CALL and earlier.get(name) != options.get(name):
                 print(f"--{name} was {earlier.get(name)} before, and is {options.get(name)} from here on")
@@ -291,9 +297,29 @@ def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
         print(f"{name} was not made ({type(error).__name__}: {error})")
 
 
-def settled(args: Options, default: type[Options]) -> Options:
-    """A script's options (a dataclass) with what follows from others. Raises UserError for one that is out of range."""
+def defaults(words: Sequence[str], tiny: dict, published: dict) -> dict:
+    """The defaults that --tiny and --published in a command line change. Raises UserError for options of earlier versions."""
+    for word in words:
+        name = word.split("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in GONE:
+            raise UserError(f"{word.split('=')[0]} is gone: {GONE[name]}")
+    return (tiny if "--tiny" in words else {}) | (published if "--published" in words else {})
+
+
+def settled(args: Options, default: type[Options], published: dict) -> Options:
+    """A script's options (a dataclass) with what follows from others. Raises UserError for one that is out of range.
+
+    With --published it says what `published` changes of the defaults, and what of it the command line changes again.
+    """
     check_options(asdict(args))
+    if args.published and int(os.environ.get("RANK", 0)) == 0:
+        usual = asdict(default())
+        print(
+            "the published recipe: "
+            + ", ".join(f"{name} {value} (default: {usual[name]})" for name, value in published.items())
+        )
+        if own := [f"{name} {getattr(args, name)}" for name, value in published.items() if getattr(args, name) != value]:
+            print(f"changed by the command line: {', '.join(own)}")
     if (args.db or args.ask) and args.model == default.model and checkpoint_of(args.out):
         args.model = args.out
     if args.overfit:
@@ -319,8 +345,8 @@ def check_options(options: dict) -> None:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
     if options.get("overfit") and options.get("resume"):
         raise UserError("--overfit keeps no checkpoint to go on from: start it without --resume")
-    if options.get("compile") and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
-        raise UserError("--compile needs a C compiler, and none is found: install gcc and g++, or leave it out")
+    if options.get("compile") == "on" and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        raise UserError("--compile on needs a C compiler, and none is found: install gcc and g++, or leave it out")
     question = options.get("ask")
     if question is not None and not options["db"] and not names_file(question):
         raise UserError("--ask needs a database: name a SQLite file with --db FILE")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from data import sample, spider
-from data.batches import describe, micro_batches, shared_tokens
+from data.batches import TOGETHER, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
 from data.cache import encoded
 from data.errors import UserError
 from data.health import example_warnings
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def load_benchmark(options: Mapping, base: Mapping) -> spider.Benchmark:
     """The benchmark that a script's options name; `base` says how what is trained was asked. Raises UserError."""
     directory = sample.build() if options["data"] == "sample" else options["data"]
-    chosen = {name: options[name] for name in ("train_others", "overfit", "plain_sql")}
+    chosen = {name: options[name] for name in ("train_others", "overfit")}
     if options["overfit"]:
         splits = ("train",)
     else:
         splits = (options["split"],) if options["eval_only"] else ("train", options["split"])
-    return spider.load(directory, splits, **chosen, values=base["values"], full_names=base["full_names"])
+    return spider.load(directory, splits, **chosen, **{name: base[name] for name in ("plain_sql", "values", "full_names")})
 
 
 class TrainingData:
@@ -40,7 +40,6 @@ class TrainingData:
         options: Mapping,
         encode: Callable,
         tokenizer,
-        ranks: int,
         apart: bool,
         **how: object,
     ):
@@ -50,7 +49,7 @@ class TrainingData:
         that examples share schemas. `apart`: prompts and answers are padded on their own, as for an encoder and a decoder.
         Raises UserError where all questions are too long.
         """
-        self.options, self.tokenizer, self.ranks, self.apart = options, tokenizer, ranks, apart
+        self.options, self.tokenizer, self.apart = options, tokenizer, apart
         evaluated, learned = benchmark.evaluated, "train" if "train" in benchmark.splits else benchmark.evaluated
 
         def tokens_of(asked: spider.Benchmark, split: str) -> "datasets.Dataset":
@@ -61,7 +60,7 @@ class TrainingData:
         if not fitting:
             raise UserError(f"all {len(self.train):,} questions are longer than --max_input_tokens: raise it, or shorten them")
         self.questions, self.left_out = len(fitting), len(self.train) - len(fitting)
-        self.per_update = options["batch_size"] * options["grad_accum"] * ranks
+        self.per_update = options["update_examples"]
         epoch = -(-self.questions // self.per_update)
         self.updates = 0 if options["eval_only"] else options["max_updates"] or options["epochs"] * epoch
         most = options["vary_schema"] if self.updates else 0.0
@@ -69,14 +68,17 @@ class TrainingData:
         if most:
             short = [benchmark.splits[learned][i] for i in fitting]
             asked = replace(benchmark, splits=benchmark.splits | {learned: short})
-            self.train = tokens_of(vary(asked, most, self.variants, options["seed"]), learned)
+            together = TOGETHER if how.get("share") else 1
+            self.train = tokens_of(vary(asked, most, self.variants, options["seed"], together), learned)
         elif self.left_out:
             self.train = self.train.select(fitting)
         dev = tokens_of(benchmark, evaluated)
         count = min(options["eval_examples"] or len(dev), len(dev))
         self.dev = dev.select([i * len(dev) // count for i in range(count)])
         self.prompts, self.answers = ([len(ids) for ids in self.train[column][:]] for column in ("input_ids", "labels"))
-        self.schemas = list(zip(self.train["db_id"], self.train["shared"][:])) if how.get("share") else None
+        self.lengths = [sum(pair) for pair in zip(self.prompts, self.answers)]
+        shared = self.train["shared"][:] if how.get("share") else [0] * len(self.train)
+        self.schemas = [(name if tokens else i, tokens) for i, (name, tokens) in enumerate(zip(self.train["db_id"], shared))]
 
     def _fitting(self, rows: "datasets.Dataset") -> list[int]:
         """The places of the questions that fit --max_input_tokens, if need be without all that may leave their schemas."""
@@ -84,11 +86,9 @@ class TrainingData:
 
     def health(self, ending: str, collate: Callable, joined: bool = False) -> tuple[str, list[str]]:
         """What is learned from, in words, and what is wrong with it; the arguments are those of `example_warnings`."""
-        count, batch_size = self.questions, self.options["batch_size"]
-        prompts, answers = self.prompts[:count], self.answers[:count]
-        order = (self.per_update, batch_size, self.options["seed"], not self.apart, self.schemas)
-        line, padding = describe(prompts, answers, *order)
-        warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, padding, collate, joined)
+        count = self.questions
+        line = describe(self.prompts[:count], self.answers[:count], self.schemas[:count], self.per_update)
+        warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, collate, joined)
         shortened = sum(self.train["shortened"][:count])
         learned = self.tokenizer.decode(self.train[0]["labels"])
         longer = f"are longer than --max_input_tokens {self.options['max_input_tokens']:,}"
@@ -101,17 +101,31 @@ class TrainingData:
             f"the first answer as the model learns it: {learned}"
         ), warnings
 
-    def micro_batches(self, rank: int, start: int) -> list[tuple[list[int], list[list[int]]]]:
-        """For each micro-batch of a rank from update `start` on: its examples, and all micro-batches of its update."""
-        options, answers, lengths = self.options, self.answers, self.prompts
-        if not self.apart:
-            answers, lengths = None, [sum(pair) for pair in zip(self.prompts, self.answers)]
-        share = (options["batch_size"], options["grad_accum"], self.ranks, rank, options["seed"], start, self.updates)
-        return list(micro_batches(lengths, *share, answers, self.schemas, self.variants))
+    def passes(self, ranks: int, room: int, start: int = 0, stop: int | None = None) -> list[list[list[list[int]]]]:
+        """For each update from `start` on its forward passes, of each the examples of every rank.
 
-    def tokens(self, batches: Sequence[Sequence[int]]) -> tuple[int, int]:
-        """Tokens of the prompts of an update's micro-batches, a shared schema once in each, and of the answers."""
+        `room`: tokens of a rank's pass, of which --batch_size examples at most. What an update holds depends on neither.
+        Raises UserError where an update has fewer examples than there are ranks.
+        """
+        if self.per_update < ranks:
+            raise UserError(f"--update_examples {self.per_update} is less than one for each of {ranks} GPUs: raise it")
+        count, most, found = self.questions, self.options["batch_size"], []
+        updates_per_epoch = -(-count // self.per_update)
+        for update in range(start, self.updates if stop is None else min(stop, self.updates)):
+            epoch, place = divmod(update, updates_per_epoch)
+            if not found or not place:
+                first = epoch % self.variants * count
+                own = slice(first, first + count)
+                updates = epoch_updates(self.lengths[own], self.schemas[own], self.per_update, self.options["seed"], epoch)
+            chosen = [first + index for index in updates[place]]
+            if self.apart:
+                found.append(padded_passes(chosen, self.prompts, self.answers, ranks, room, most))
+            else:
+                found.append(packed_passes(chosen, self.lengths, self.schemas, ranks, room, most))
+        return found
+
+    def tokens(self, passes: Sequence[Sequence[Sequence[int]]]) -> tuple[int, int]:
+        """Tokens of the prompts of an update's passes, a shared schema once in each, and of the answers."""
+        batches = [batch for each in passes for batch in each]
         answers = sum(self.answers[i] for batch in batches for i in batch)
-        if self.schemas is None:
-            return sum(self.prompts[i] for batch in batches for i in batch), answers
         return sum(sum(shared_tokens(batch, self.prompts, self.schemas)) for batch in batches), answers

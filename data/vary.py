@@ -6,34 +6,46 @@ questions ask 20 others.
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
+from data.batches import grouped
 from data.spider import Benchmark, Example, Schema
 
 
-def vary(benchmark: Benchmark, most: float, variants: int, seed: int) -> Benchmark:
-    """The benchmark with its training questions `variants` times, one pass behind the other, each with a schema of its own.
+def vary(benchmark: Benchmark, most: float, variants: int, seed: int, together: int = 1) -> Benchmark:
+    """The benchmark with its training questions `variants` times, one pass behind the other, with schemas of their own.
 
-    Columns stand in another order, and of the tables and columns that neither the answer nor a value of the question names a
-    share is left out, drawn for each question between 0 and `most`. Nothing changes where `most` is 0.
+    `together`: so many questions of a database, drawn anew in each pass, have one schema, which they may share. Its columns
+    stand in another order, and of the tables and columns that none of their answers or values names a share is left out, drawn
+    between 0 and `most`. Nothing changes where `most` is 0.
     """
     if not most:
         return benchmark
     examples, schemas = [], dict(benchmark.schemas)
     for variant in range(variants):
         rng = random.Random(f"{seed}/{variant}")
-        for number, example in enumerate(benchmark.splits["train"]):
-            own, schema = varied(example, benchmark.schemas[example.db_id], most, rng)
-            name = f"{example.db_id}#{variant}.{number}"
-            schemas[name] = schema
-            examples.append(replace(own, db_id=name))
+        order = list(range(len(benchmark.splits["train"])))
+        if together > 1:
+            rng.shuffle(order)
+        names = [example.db_id for example in benchmark.splits["train"]]
+        changed: dict[int, Example] = {}
+        for group in grouped(order, names):
+            for start in range(0, len(group), together):
+                numbers = group[start : start + together]
+                own = [benchmark.splits["train"][number] for number in numbers]
+                own, schema = varied(own, benchmark.schemas[own[0].db_id], most, rng)
+                name = f"{names[numbers[0]]}#{variant}.{numbers[0]}"
+                schemas[name] = schema
+                changed |= {number: replace(example, db_id=name) for number, example in zip(numbers, own)}
+        examples += [changed[number] for number in range(len(names))]
     return replace(benchmark, schemas=schemas, splits=benchmark.splits | dict(train=examples))
 
 
-def varied(example: Example, schema: Schema, most: float, rng: random.Random) -> tuple[Example, Schema]:
-    """An example and its schema, as `vary` makes them."""
-    words = _words(example.sql)
-    mentioned = {value["column"] for value in example.values}
+def varied(examples: Sequence[Example], schema: Schema, most: float, rng: random.Random) -> tuple[list[Example], Schema]:
+    """Examples of one database and a schema for them, as `vary` makes them."""
+    words = set().union(*(_words(example.sql) for example in examples))
+    mentioned = {value["column"] for example in examples for value in example.values}
     share = rng.uniform(0, most)
     needed = {i for i, name in enumerate(schema.tables) if _words(name) <= words} | {schema.columns[i][0] for i in mentioned}
     tables = [i for i in range(len(schema.tables)) if i in needed or rng.random() > share]
@@ -55,7 +67,11 @@ def varied(example: Example, schema: Schema, most: float, rng: random.Random) ->
         primary_keys=tuple(place[i] for i in schema.primary_keys if i in place),
         foreign_keys=tuple((place[a], place[b]) for a, b in schema.foreign_keys if a in place and b in place),
     )
-    return replace(example, values=tuple(value | dict(column=place[value["column"]]) for value in example.values)), part
+
+    def placed(example: Example) -> Example:
+        return replace(example, values=tuple(value | dict(column=place[value["column"]]) for value in example.values))
+
+    return [placed(example) for example in examples], part
 
 
 def _words(text: str) -> set[str]:

@@ -18,8 +18,9 @@ LETTERS = 128  # pieces that are kept for characters
 def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", size: int = 1900) -> "Tokenizer":
     """A Unigram model of the `size` most frequent words of the training split, if it was read, and of characters.
 
-    It has up to size + LETTERS pieces. `special` are its first pieces, the last of them the unknown one; no piece holds a character of `lacking`. Whole lines
-    of schema as pieces keep the prompts of a small benchmark short enough for training on a CPU.
+    It has up to size + LETTERS pieces. `special` are its first pieces, the last of them the unknown one; no piece holds a
+    character of `lacking`. Whole lines of schema as pieces keep the prompts of a small benchmark short enough for training on
+    a CPU.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 

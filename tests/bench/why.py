@@ -16,7 +16,6 @@ import fnmatch
 import json
 import math
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -42,13 +41,13 @@ sys.path.insert(0, str(ROOT))
 
 import llama_65b as script  # noqa: E402
 from data import batches, spider  # noqa: E402
-from data.batches import grouped, micro_batches, shared_tokens  # noqa: E402
+from data.batches import epoch_updates, grouped, shared_tokens  # noqa: E402
 from data.files import write_atomically  # noqa: E402
 from data.prompt import prompt  # noqa: E402
 from data.report import COLOURS, GREY, markdown, write_picture  # noqa: E402
 from data.score import interval  # noqa: E402
 from data.signals import Stop  # noqa: E402
-from data.vary import varied  # noqa: E402
+from data.vary import vary  # noqa: E402
 from data.with_torch.search import Hypotheses  # noqa: E402
 
 WIDTH = 512  # to which the published recipe pads and cuts
@@ -119,6 +118,16 @@ STEMS: dict[str, tuple[str, Row, tuple[float, ...]]] = {
         replace(PLAIN, order="twice", values=True, varied=0.4, full=True),
         (4e-4,),
     ),
+    "recipe": (
+        "the scripts' default: as above, but schema first and shared",
+        Row("full", plain=True, full=True, values=True, varied=0.4),
+        (4e-4,),
+    ),
+    "recipe-qlora-64": (
+        "the same in NF4, rank 64, all linear layers",
+        Row("qlora", **LARGE, plain=True, full=True, values=True, varied=0.4),
+        (2e-3,),
+    ),
     "plain-twice-varied-values-full-12": (
         "the same, 12 epochs",
         replace(PLAIN, order="twice", values=True, varied=0.4, full=True, epochs=12),
@@ -160,14 +169,10 @@ def question_twice(question: str, *rest) -> tuple[str, str]:
 def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str, list]:
     """What `llama_65b.encode` makes of a split for a row (of which only the prompt counts), with numbers and databases."""
     benchmark = benchmark_of(data, row.others, row.values, row.plain, row.full)
+    if split == "train":
+        benchmark = vary(benchmark, row.varied, 1, epoch, batches.TOGETHER if row.order == "shared" else 1)
     examples, schemas = benchmark.splits[split], benchmark.schemas
     rows = {name: [getattr(e, name) for e in examples] for name in ("index", "question", "db_id", "values", "sql")}
-    names = rows["db_id"]
-    if row.varied and split == "train":
-        rng = random.Random(epoch)
-        each = [varied(example, schemas[example.db_id], row.varied, rng) for example in examples]
-        rows |= dict(db_id=list(range(len(each))), values=[example.values for example, _ in each])
-        schemas = dict(enumerate(schema for _, schema in each))
     tokenizer = script.load_tokenizer(script.Args(model=model))
     original = script.question_first
     script.question_first = question_twice if row.order == "twice" else original
@@ -176,7 +181,7 @@ def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str
         encoded = script.encode(rows, schemas, tokenizer, script.Args.max_input_tokens, behind)
     finally:
         script.question_first = original
-    return dict(index=rows["index"], db_id=names) | encoded
+    return dict(index=rows["index"], db_id=rows["db_id"]) | encoded
 
 
 def encoded(row: Row, split: str, given: argparse.Namespace, count: int, epoch: int = 0) -> list[dict]:
@@ -218,14 +223,16 @@ def collate(rows: list[dict], pad: int, faults: tuple[str, ...]) -> dict[str, to
     behind = "labels" not in faults
     ids = [row["input_ids"] + (row["labels"] if behind else []) for row in rows]
     labels = [([-100] * len(row["input_ids"]) if behind else []) + row["labels"] for row in rows]
-    width = max(map(len, [*ids, *labels]))
+    width = -(-max(map(len, [*ids, *labels])) // 16) * 16
     filler = -100
     if "padding" in faults:
         width, filler = max(WIDTH, width), pad
-    return {
+    batch = {
         name: torch.tensor([sequence + [fill] * (width - len(sequence)) for sequence in sequences])
         for name, sequences, fill in (("input_ids", ids, pad), ("labels", labels, filler))
     }
+    positions = torch.arange(width).expand(len(rows), -1)
+    return batch | dict(position_ids=positions, segments=torch.zeros_like(positions))
 
 
 def right_padded(model, rows: list[dict], steps: int, args: script.Args, tokenizer, grammars: None) -> list[Hypotheses]:
@@ -264,7 +271,7 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     args = script.Args(
         model=given.model, epochs=row.epochs, eval_batch_size=given.eval_batch_size, learning_rate=row.learning_rate,
         lora_rank=max(1, row.rank), lora_alpha=row.alpha, lora_dropout=0.0, lora_targets=row.targets or "all-linear",
-        max_output_tokens=160, gradient_checkpointing=False, seed=row.seed,
+        max_output_tokens=160, seed=row.seed,
     )  # fmt: skip
     torch.set_float32_matmul_precision("high")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -314,18 +321,17 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
 def parts(rows: list[dict], faults: tuple[str, ...], tokens: int) -> list[list[dict]]:
     """An update's examples in parts of one size that fit the memory."""
     lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
-    width = max(WIDTH, *lengths) if "padding" in faults else max(lengths)
     schemas = [(row["db_id"], row["shared"]) for row in rows]
-    whole = sum(shared_tokens(range(len(rows)), lengths, schemas)) if any(row["shared"] for row in rows) else width * len(rows)
+    padded = max(WIDTH * ("padding" in faults), *lengths) * len(rows)
+    whole = padded if {"labels", "padding"} & set(faults) else sum(shared_tokens(range(len(rows)), lengths, schemas))
     size = -(-len(rows) // -(-whole // tokens))
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device, given: argparse.Namespace) -> list[float]:
     """Train -> the loss a target token of each update."""
-    lengths = [len(example["input_ids"]) + len(example["labels"]) for example in train]
-    schemas = [(example["db_id"], example["shared"]) for example in train] if row.order == "shared" else None
-    total = row.epochs * -(-len(lengths) // row.update)
+    updates = -(-len(train) // row.update)  # an epoch
+    total = row.epochs * updates
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=0.0, weight_decay=0.0, fused=True)
     answer_loss = script.AnswerLoss(model)
@@ -337,14 +343,17 @@ def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device,
         layer.compile(dynamic=True)
     losses, began = [], time.perf_counter()
     batches.TOGETHER = row.together
-    orders = micro_batches(lengths, row.update, 1, 1, 0, row.seed, 0, total, schemas=schemas)
-    updates = -(-len(train) // row.update)  # an epoch
     later = later_epochs(row, given) if row.varied else None
-    for update, (some, _) in enumerate(orders):
-        if later and update and update % updates == 0:
+    for update in range(total):
+        epoch, place = divmod(update, updates)
+        if later and epoch and not place:
             train = next(later)
-        if schemas:  # parts of an update hold whole schemas
-            some = [i for group in grouped(some, schemas) for i in group]
+        if not place:
+            lengths = [len(example["input_ids"]) + len(example["labels"]) for example in train]
+            names = [example["db_id"] if example["shared"] else number for number, example in enumerate(train)]
+            schemas = list(zip(names, (example["shared"] for example in train)))
+            order = epoch_updates(lengths, schemas, row.update, row.seed, epoch)
+        some = [i for group in grouped(order[place], names) for i in group]  # parts of an update hold whole schemas
         for group in optimizer.param_groups:
             group["lr"] = script.learning_rate(args, update, total)
         passes = [collate(part, pad, row.faults) for part in parts([train[i] for i in some], row.faults, given.tokens)]

@@ -1,0 +1,108 @@
+"""What a training run has memory and time for, found out before its first update."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.utils.checkpoint
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from data.errors import UserError
+from data.training import TrainingData
+from data.with_torch.search import does_not_fit
+
+ON_CPU = 16_384  # tokens of a forward pass where nothing is measured
+MOST = 32_768  # and where memory sets no limit: larger ones are no faster
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the layers, whose activations are recomputed
+SPARE = 0.03  # of a GPU's memory, for what lies between tensors
+SAFE = 0.92  # of the tokens that fit: passes of as many differ in padding
+WORTH = 100  # updates, in which compiling, a minute or two, pays for itself
+
+
+def compiles(choice: str, gpu: bool, max_updates: int, eval_only: bool) -> bool:
+    """Whether layers are compiled: as `choice` (auto, on or off) says; auto: on a GPU, in runs of some length."""
+    found = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+    return choice == "on" or choice == "auto" and gpu and found and not eval_only and not 0 < max_updates < WORTH
+
+
+def fits(learn: Callable[[], None], kept: int, device: torch.device) -> bool:
+    """Whether this GPU has memory for `learn`, which computes a gradient, and for `kept` bytes beside it."""
+    kept += int(SPARE * torch.cuda.get_device_properties(device).total_memory)
+    held = None
+    try:
+        held = torch.empty(kept, dtype=torch.uint8, device=device)
+        learn()
+    except RuntimeError as error:
+        if not does_not_fit(error):
+            raise
+        return False
+    finally:
+        del held
+        torch.cuda.empty_cache()
+    return True
+
+
+def recompute(layers: Sequence[torch.nn.Module], share: float) -> None:
+    """Have a share of a model's layers, which transformers can checkpoint, recompute their activations."""
+    checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+    for number, layer in enumerate(layers):
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = number < share * len(layers), checkpoint
+
+
+def forward_tokens(
+    data: TrainingData,
+    choice: str,
+    accelerator: Accelerator,
+    layers: Sequence[torch.nn.Module],
+    gradient: Callable[[Sequence[int]], None],
+    kept: int,
+) -> int:
+    """Tokens of a GPU's forward pass: --batch_tokens, or as many as all GPUs have memory for.
+
+    `choice` is --gradient_checkpointing: with auto, as many `layers` recompute their activations as it takes for the longest
+    example to fit. `gradient` computes that of some examples, by their numbers; `kept`: bytes that a run will need beside it.
+    Raises UserError for a limit below the longest example, and where that does not fit.
+    """
+    longest, ranks, device = max(data.lengths, default=0), accelerator.num_processes, accelerator.device
+    given = data.options["batch_tokens"]
+    if given and given < longest:
+        raise UserError(f"--batch_tokens {given} is less than the longest example's {longest}: raise it, or lower "
+                        "--max_input_tokens")  # fmt: skip
+    measured = data.updates and device.type == "cuda"
+    shares = dict(on=[1.0], off=[0.0]).get(choice) or (SHARES if measured else SHARES[:1])
+    recompute(layers, shares[0])
+    if not measured:
+        return given or ON_CPU
+
+    def all_fit(tokens: int) -> bool:
+        def learn() -> None:
+            batches = [batch for each in data.passes(ranks, tokens, 0, 1)[0] for batch in each]
+            # of padded ones the first has the longest prompts, whose attention takes most
+            gradient(batches[0] if data.apart else max(batches, key=lambda batch: sum(data.tokens([[batch]]))))
+
+        return all(gather_object([fits(learn, kept, device)]))
+
+    tokens = given or int(longest / SAFE) + 1
+    for share in shares:
+        recompute(layers, share)
+        if all_fit(tokens):
+            break
+    else:
+        remedy = "lower --max_input_tokens" + (" or --batch_tokens" if given else "")
+        remedy += ", or leave out --gradient_checkpointing off" if choice == "off" else ""
+        raise UserError(f"the GPU's memory is too small for a forward pass of {tokens:,} tokens: {remedy}")
+    if not given:
+        most = min(MOST, max(tokens, sum(data.tokens(data.passes(1, sys.maxsize, 0, 1)[0])) // ranks))
+        while tokens < most and all_fit(min(most, 2 * tokens)):
+            tokens = min(most, 2 * tokens)
+        for step in (2, 4) if tokens < most else ():
+            tokens += tokens // step if all_fit(min(most, tokens + tokens // step)) else 0
+        tokens = int(SAFE * tokens)
+    accelerator.print(
+        f"forward passes of up to {tokens:,} tokens a GPU" + f", {share:.0%} of the layers recomputed" * (share > 0)
+    )
+    return tokens
