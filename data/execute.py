@@ -20,6 +20,7 @@ Workers are started with `subprocess`, not forked and not by `multiprocessing`: 
 unguarded main module. They run this very file, which therefore imports the standard library only.
 """
 
+import gc
 import hashlib
 import json
 import math
@@ -56,6 +57,11 @@ ERROR_CLASSES = (
 )
 
 GRACE = 0.1  # seconds between a statement's limit and the parent's kill
+A_VALUE = 1e-5  # seconds by which each value of two results prolongs the time that their comparison may take
+LONGEST = 86_400.0  # seconds that a statement's limit may be at most
+TICK = 0.1  # seconds after which the parent looks at the clock at the latest
+STALL = 0.4  # seconds that it looks later than that where the machine, or its process group, was stopped meanwhile
+REPEATS = 3  # times that a statement is run again after stalls
 
 
 @dataclass(frozen=True)
@@ -122,13 +128,14 @@ def explained(error: str, message: str) -> str:
 class Executor:
     """A pool of worker processes for untrusted statements; a context manager, reusable until closed.
 
-    `workers`: processes, by default one a core and at most 8. The other arguments are the fields of `Limits`.
+    `workers`: processes, by default one a core and at most 8. The other arguments are the fields of `Limits`. Raises
+    ValueError for no worker, and for seconds that are not above 0 and at most LONGEST.
     Workers start when first needed. Calls from several threads wait for each other.
     """
 
     def __init__(self, workers: int | None = None, seconds: float = Limits.seconds, **limits: int) -> None:
-        if workers is not None and workers < 1 or not seconds > 0:
-            raise ValueError("an Executor needs at least one worker and a positive number of seconds")
+        if workers is not None and workers < 1 or not 0 < seconds <= LONGEST:
+            raise ValueError(f"an Executor needs at least one worker and a number of seconds up to {LONGEST:g}")
         self.limits = Limits(seconds=seconds, **limits)
         self.size = workers or min(os.cpu_count() or 1, 8)
         self._workers: list[_Worker] = []
@@ -198,6 +205,7 @@ class Executor:
                 self._workers.append(_Worker(self.limits))
             waiting = iter(range(len(tasks)))
             busy: dict[int, int] = {}  # position of the worker -> index of its task
+            self._looked = time.monotonic()
             try:
                 while True:
                     for position in range(len(self._workers)):
@@ -213,11 +221,11 @@ class Executor:
                 self.close()
                 raise
 
-    def _send(self, position: int, task: dict) -> None:
+    def _send(self, position: int, task: dict, repeats: int = REPEATS) -> None:
         """Give a worker its task, a new worker if the old one died while idle."""
         for attempt in (1, 2):
             try:
-                self._workers[position].send(task)
+                self._workers[position].send(task, repeats)
                 return
             except OSError as error:
                 if attempt == 2:
@@ -230,22 +238,29 @@ class Executor:
         for position in busy:
             poll.register(self._workers[position].output, select.POLLIN)
         nearest = min(self._workers[position].deadline for position in busy)
-        poll.poll(max(0.0, nearest - time.monotonic()) * 1000 + 1)
+        poll.poll(max(0.0, min(nearest - time.monotonic(), TICK)) * 1000 + 1)
+        now = time.monotonic()
+        stalled = now - self._looked > TICK + min(STALL, self.limits.seconds / 2)
+        self._looked = now
         for position in busy:
             worker = self._workers[position]
+            worker.stalled |= stalled
             reply = worker.read()
             if not worker.alive and worker.stage == "start":  # it died before it began the statement
                 if not worker.served:
                     status = worker.process.returncode
                     raise RuntimeError(f"the worker for SQL does not start: {sys.executable} ended with {status}")
                 self._replace(position)
-                self._workers[position].send(worker.task)
+                self._send(position, worker.task, worker.repeats)
                 continue
             if reply is None and worker.deadline <= time.monotonic():
                 reply = worker.give_up(TIMED_OUT, f"stopped after {self.limits.seconds:g} s")
             if reply is not None:
                 if not worker.alive:
                     self._replace(position)
+                if worker.stalled and worker.repeats and reply["error"] in (TIMED_OUT, CRASHED, GOLD_FAILS):
+                    self._send(position, worker.task, worker.repeats - 1)
+                    continue
                 yield position, reply
 
     def _replace(self, position: int) -> None:
@@ -268,10 +283,10 @@ class _Worker:
         self.served = False
         self._buffer = bytearray()
 
-    def send(self, task: dict) -> None:
-        """Start a task. Raises OSError when the worker is gone."""
+    def send(self, task: dict, repeats: int) -> None:
+        """Start a task, to be run again up to `repeats` times. Raises OSError when the worker is gone."""
         self.stage, self.started = "start", time.monotonic()
-        self.task = task
+        self.task, self.repeats, self.stalled = task, repeats, False
         self.deadline = self.started + 60.0  # a fresh interpreter on a busy machine; the first stage sets the real one
         self.process.stdin.write(json.dumps(task).encode() + b"\n")
         self.process.stdin.flush()
@@ -294,8 +309,8 @@ class _Worker:
                 searched = 0
                 if isinstance(line, dict):
                     return line
-                self.stage, self.served = line, True  # a statement begins: its clock starts
-                self.deadline = time.monotonic() + self.limits.seconds + GRACE
+                (self.stage, seconds), self.served = line, True  # a statement begins: its clock starts
+                self.deadline = time.monotonic() + seconds + GRACE
 
     def give_up(self, error: str, message: str) -> dict:
         """The reply for a task whose worker died or has to be killed."""
@@ -493,51 +508,81 @@ def rows_match(gold: Sequence[tuple], predicted: Sequence[tuple], ordered: bool)
         return False
     gold_columns, columns = list(zip(*gold)), list(zip(*predicted))
     if ordered:
-        return Counter(gold_columns) == Counter(columns)
-    return Counter(gold) == Counter(predicted) or _columns_match(gold_columns, columns)
+        return _same(gold_columns, columns)
+    return _same(gold, predicted) or _columns_match(gold_columns, columns)
+
+
+def _same(some: Iterable, others: Iterable) -> bool:
+    """Whether two collections hold the same things, as often, in whatever order."""
+    return dict.__eq__(Counter(some), Counter(others))  # Counter's own comparison takes five times as long
 
 
 def _columns_match(gold: list[tuple], predicted: list[tuple]) -> bool:
     """Whether an order of the predicted columns gives the rows of the gold, in any order of the rows.
 
     To try all orders would take n! steps. Instead, columns get a colour by what they hold, rows by the colours and values
-    in them, columns again by the colours of rows, and only columns of one colour are matched, one at a time, as long as
-    the rows, cut to the columns matched so far, agree; columns that are equal throughout are tried once.
+    in them, columns again by the colours of rows, and only columns of one colour are matched: those that are alone in
+    theirs at once, the others one at a time, as long as the rows, cut to the columns matched so far, agree. Columns that are
+    equal throughout are one. Colours are hashes: where two differ, so does what they stand for, and what shares one by chance
+    is told apart by the cuts, which are exact.
     """
+    gold_copies, copies = Counter(gold), Counter(predicted)
+    gold, predicted = list(gold_copies), list(copies)
+    if len(gold) != len(predicted):
+        return False
+    gold_rows, rows = ([0] * len(table[0]) for table in (gold, predicted))
+    gold_colours, colours = ([times[column] for column in table] for table, times in ((gold, gold_copies), (predicted, copies)))
+    for _ in range(2):
+        gold_colours, colours = _mix(gold, gold_rows, gold_colours), _mix(predicted, rows, colours)
+        gold_rows, rows = _mix(zip(*gold), gold_colours, gold_rows), _mix(zip(*predicted), colours, rows)
+        if not _same(gold_colours, colours) or not _same(gold_rows, rows):
+            return False
+        if len(set(colours)) == len(colours):
+            break
+    frequency, place = Counter(colours), {colour: column for column, colour in enumerate(colours)}
+    alone = [column for column, colour in enumerate(gold_colours) if frequency[colour] == 1]
+    others = [column for column in range(len(gold)) if frequency[gold_colours[column]] > 1]
+    others.sort(key=lambda column: frequency[gold_colours[column]])  # fewest choices first
+    forced = [place[gold_colours[column]] for column in alone]
+    gold_start, start = [gold[column] for column in alone], [predicted[column] for column in forced]
+    if not others:
+        return _same(zip(*gold_start), zip(*start))
+
     numbers: dict[object, int] = {}  # equal keys get equal numbers
 
-    def number(keys: Iterable) -> list[int]:
-        return [numbers.setdefault(key, len(numbers)) for key in keys]
+    def cut(*columns: Sequence) -> list[int]:
+        """A number for each row, the same for those that are equal in the columns."""
+        return [numbers.setdefault(key, len(numbers)) for key in zip(*columns)]
 
-    def bags(lines: Iterable[tuple], colours: list[int]) -> list[int]:
-        return number(frozenset(Counter(zip(line, colours)).items()) for line in lines)
+    def choices(depth: int, gold_cut: list[int], other: list[int], free: list[int]) -> Iterator[tuple]:
+        """What may be matched with the gold column `others[depth]`; the cuts number rows by the columns matched so far."""
+        column = others[depth]
+        gold_cut = cut(gold_cut, gold[column])
+        for choice in free:
+            if colours[choice] == gold_colours[column]:
+                longer = cut(other, predicted[choice])
+                if _same(longer, gold_cut):
+                    yield gold_cut, longer, [each for each in free if each != choice]
 
-    gold_rows, rows = ([0] * len(table[0]) for table in (gold, predicted))
-    for _ in range(2):
-        gold_colours, colours = bags(gold, gold_rows), bags(predicted, rows)
-        gold_rows, rows = bags(zip(*gold), gold_colours), bags(zip(*predicted), colours)
-        if Counter(gold_colours) != Counter(colours) or Counter(gold_rows) != Counter(rows):
-            return False
-    frequency = Counter(colours)
-    order = sorted(range(len(gold)), key=lambda column: frequency[gold_colours[column]])  # fewest choices first
-
-    def extend(gold_cut: list[int], cut: list[int], depth: int, free: tuple[int, ...]) -> bool:
-        """Match the gold columns `order[depth:]` with `free`; the cuts number the rows by the columns matched so far."""
-        if not free:
-            return True
-        column = order[depth]
-        gold_cut = number(zip(gold_cut, gold[column]))
-        wanted, tried = Counter(gold_cut), set()
-        for place, choice in enumerate(free):
-            if colours[choice] != gold_colours[column] or predicted[choice] in tried:
-                continue
-            tried.add(predicted[choice])
-            longer = number(zip(cut, predicted[choice]))
-            if Counter(longer) == wanted and extend(gold_cut, longer, depth + 1, free[:place] + free[place + 1 :]):
-                return True
+    gold_cut, other = cut(gold_rows, *gold_start), cut(rows, *start)
+    if not _same(gold_cut, other):
         return False
+    taken = set(forced)
+    stack = [choices(0, gold_cut, other, [column for column in range(len(predicted)) if column not in taken])]
+    while stack:  # a loop, since a result may have more columns than Python lets calls be nested
+        step = next(stack[-1], None)
+        if step is None:
+            stack.pop()
+        elif len(stack) == len(others):
+            return True
+        else:
+            stack.append(choices(len(stack), *step))
+    return False
 
-    return extend(gold_rows, rows, 0, tuple(range(len(predicted))))
+
+def _mix(lines: Iterable[tuple], colours: list[int], own: list[int]) -> list[int]:
+    """A colour for each line from its own and from its values with their colours, in whatever order these stand."""
+    return [hash((colour, sum(map(hash, zip(line, colours))))) for line, colour in zip(lines, own)]
 
 
 def _compare(task: dict, limits: Limits, stage) -> dict:
@@ -559,7 +604,7 @@ def _compare(task: dict, limits: Limits, stage) -> dict:
             predicted, count, _ = fetch(path, task["sql"], limits, keep=len(gold))
         except _Failure as failure:
             return verdict(False, *failure.args)
-        stage("compare")
+        stage("compare", A_VALUE * len(gold) * len(gold[0]) if gold else 0.0)
         if count != len(gold):
             return verdict(False, WRONG_ROWS, f"{count} rows, the gold has {len(gold)}")
         if not rows_match(gold, predicted, task["ordered"]):
@@ -619,16 +664,16 @@ def _main() -> None:
             resource.setrlimit(what, (limit, limit))
         except (ValueError, OSError):  # a system without it, or a lower limit that is already in force
             pass
+    gc.disable()  # rows hold no cycles, and looking for some among millions of them takes seconds
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, whatever SQLite is doing
 
-    def write(value: dict | str) -> None:
-        sys.stdout.write(json.dumps(value) + "\n")
+    def stage(name: str, more: float = 0.0) -> None:
+        """Say what begins, and the seconds that it may take: the limit, and `more`."""
+        seconds = limits.seconds + more
+        signal.alarm(math.ceil(seconds) + 1)  # for a parent that is gone and cannot kill any more
+        sys.stdout.write(json.dumps([name, seconds]) + "\n")
         sys.stdout.flush()
-
-    def stage(name: str) -> None:
-        signal.alarm(math.ceil(limits.seconds) + 1)  # for a parent that is gone and cannot kill any more
-        write(name)
 
     for line in sys.stdin:
         task = json.loads(line)

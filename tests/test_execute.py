@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,38 @@ def test_reading_a_database_in_wal_mode_leaves_its_folder_alone(executor, tmp_pa
 
 
 # time
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e10, 86_401.0])
+def test_a_limit_of_time_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="seconds"):
+        Executor(seconds=seconds)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_what_a_stopped_machine_cost_its_time_is_run_again(tmp_path, database):
+    """The whole process group is stopped for longer than the limit, in the middle of statements and of comparisons."""
+    slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 300000) SELECT count(*) FROM c"
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from data.execute import Comparison, Executor
+slow, path = {slow!r}, {str(database)!r}
+with Executor(workers=2, seconds=2.0) as pool:
+    pool.run([(path, "SELECT 1")] * 2)
+    print("ready", flush=True)
+    verdicts = pool.compare([Comparison((path,), slow + f" -- {{i}}", slow, False) for i in range(40)])
+    results = pool.run([(path, slow)] * 40 + [(path, {ENDLESS!r})])
+print(sum(verdict.match for verdict in verdicts), sum(result.error is None for result in results), results[-1].error)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    for running in (0.3, 0.5):
+        time.sleep(running)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(4)
+        os.killpg(process.pid, signal.SIGCONT)
+    assert process.communicate(timeout=120)[0] == f"40 40 {execute.TIMED_OUT}\n"
 
 
 @pytest.mark.parametrize("sql", [ENDLESS, ONE_LONG_STEP], ids=["endless", "one long step"])
@@ -456,6 +489,41 @@ def test_rows_match_by_definition():
 )
 def test_rows_match_cases(gold, predicted, ordered, expected):
     assert rows_match(gold, predicted, ordered) is expected
+
+
+def test_large_results_are_compared_in_seconds(tmp_path):
+    path, rng, count = tmp_path / "large.sqlite", random.Random(5), 300_000
+    orders = [rng.sample(range(count), count) for _ in range(3)]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE t (a, b, c, d)")  # the first three hold the same values
+        connection.executemany("INSERT INTO t VALUES (?, ?, ?, ?)", zip(*orders, (f"name {i % 999}" for i in range(count))))
+    pairs = [
+        ("SELECT a, b, c, d FROM t", "SELECT d, c, a, b FROM t ORDER BY b", True),
+        ("SELECT a, d FROM t", "SELECT d, a FROM t ORDER BY c", True),
+        ("SELECT a, d, a FROM t", "SELECT a, a, d FROM t ORDER BY c", True),
+        ("SELECT a, b, c FROM t", "SELECT b, c, CASE a WHEN 1 THEN 2 WHEN 2 THEN 1 ELSE a END FROM t ORDER BY b", False),
+    ]
+    start = time.monotonic()
+    with Executor(workers=2) as pool:
+        verdicts = pool.compare([Comparison((path,), gold, predicted, ordered=False) for gold, predicted, _ in pairs])
+    assert [verdict.match for verdict in verdicts] == [match for *_, match in pairs], verdicts
+    assert [verdict.error for verdict in verdicts] == [None, None, None, execute.WRONG_ROWS]
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("value", ["{i}", "7", "{i} % 3", "a = {i}", "a / ({i} + 1)"])
+def test_more_columns_than_calls_may_be_nested(tmp_path, value):
+    path, width = tmp_path / "wide.sqlite", 1500
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE t (a INTEGER)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(width)])
+    columns = [value.format(i=i) for i in range(width)]
+    gold = f"SELECT {','.join(columns)} FROM t WHERE a < 1200"
+    permuted = f"SELECT {','.join(random.Random(2).sample(columns, width))} FROM t WHERE a < 1200 ORDER BY a DESC"
+    wrong = f"SELECT {','.join([*columns[1:], '-1'])} FROM t WHERE a < 1200"
+    with Executor(workers=2, max_statement_chars=50_000) as pool:
+        verdicts = pool.compare([Comparison((path,), gold, predicted, ordered=False) for predicted in (permuted, wrong)])
+    assert [(verdict.match, verdict.error) for verdict in verdicts] == [(True, None), (False, execute.WRONG_ROWS)], verdicts
 
 
 @pytest.mark.parametrize("kind", ["equal columns", "unit matrix", "random bits", "swapped bits"])
