@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.candidates import choose
-from data.errors import UserError
+from data.errors import UserError, printable
 from data.execute import Executor, explained
 from data.spider import Schema, schema_of_database
 from data.values import Values
@@ -45,7 +45,7 @@ class Conversation:
                 except UserError as error:
                     if question is not None:
                         raise
-                    print(f"error: {error}")
+                    print(f"error: {printable(str(error))}")
                     continue
                 (place,) = choose(executor, [(self.database, proposed)])
                 sql = proposed[place]["sql"]
@@ -65,7 +65,7 @@ def typed(schema: Schema) -> Iterator[str]:
     """The lines of standard input, with a prompt where it is a terminal."""
     terminal = sys.stdin.isatty()
     if terminal:
-        print(f"{schema.db_id}: {', '.join(schema.tables)}\nask, or end with Ctrl-D")
+        print(f"{printable(schema.db_id)}: {printable(', '.join(schema.tables))}\nask, or end with Ctrl-D")
     while True:
         print("> " if terminal else "", end="", flush=True)
         try:
@@ -91,8 +91,3 @@ def table(columns: list[str], rows: list[tuple]) -> str:
 def cell(value: object) -> str:
     text = "NULL" if value is None else printable(str(value))
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """Text of a model or a database without what would steer a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -10,7 +10,9 @@ Covered, each by a test in `tests/test_execute.py`:
 - several statements in one string, NUL bytes, lone surrogates, text that is not UTF-8: an error, or decoded with
   replacement characters, never an exception in the caller;
 - a worker that dies takes its statement with it and no other: it is replaced;
-- a database that is missing, locked or not SQLite: an error result.
+- a machine that was stopped meanwhile (Ctrl-Z, a suspended virtual machine): what it cost its time is run again;
+- a database that is missing, locked or not SQLite: an error result. None of its files, nor its folder, is changed by reading
+  it (`read_database`), in whatever mode and state it is.
 
 Not covered: a defect of SQLite that lets a statement run code (the worker is a separate process, but no sandbox: it has
 the user's rights on files and network); a database file made to attack SQLite (https://www.sqlite.org/security.html);
@@ -20,6 +22,8 @@ Workers are started with `subprocess`, not forked and not by `multiprocessing`: 
 unguarded main module. They run this very file, which therefore imports the standard library only.
 """
 
+import errno
+import functools
 import gc
 import hashlib
 import json
@@ -29,15 +33,17 @@ import re
 import select
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 PARSE = "does not parse"
 NO_TABLE = "no such table"
@@ -62,6 +68,8 @@ LONGEST = 86_400.0  # seconds that a statement's limit may be at most
 TICK = 0.1  # seconds after which the parent looks at the clock at the latest
 STALL = 0.4  # seconds that it looks later than that where the machine, or its process group, was stopped meanwhile
 REPEATS = 3  # times that a statement is run again after stalls
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,8 @@ class Executor:
 
     def run(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Result]:
         """Run each (database, statement); results in the order of the jobs, never an exception for a statement."""
-        tasks = [{"databases": [_absolute(database)], "sql": self._cut(sql)} for database, sql in jobs]
+        place = functools.cache(readable)
+        tasks = [{"databases": [place(database)], "sql": self._cut(sql)} for database, sql in jobs]
         results = []
         for reply in self._map(tasks, progress, "running SQL"):
             rows = None if reply["rows"] is None else [_decode_row(row) for row in reply["rows"]]
@@ -164,7 +173,8 @@ class Executor:
 
     def outcomes(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Outcome]:
         """As `run`, but rows stay in the worker: of equal jobs, which are run once, how many there are and their digest."""
-        jobs = [(_absolute(database), self._cut(sql)) for database, sql in jobs]
+        place = functools.cache(readable)
+        jobs = [(place(database), self._cut(sql)) for database, sql in jobs]
         tasks = {job: {"databases": [job[0]], "sql": job[1], "digest": True} for job in jobs}
         found = {}
         for job, reply in zip(tasks, self._map(list(tasks.values()), progress, "running candidates")):
@@ -181,9 +191,9 @@ class Executor:
         jobs = list(jobs)
         if not all(job.databases for job in jobs):
             raise ValueError("a comparison needs at least one database")
-        tasks = {}
+        tasks, place = {}, functools.cache(readable)
         for job in jobs:
-            paths = [_absolute(path) for path in job.databases]
+            paths = [place(path) for path in job.databases]
             gold, predicted = self._cut(job.gold), self._cut(job.predicted)
             tasks[job] = {"databases": paths, "gold": gold, "sql": predicted, "ordered": job.ordered}
         replies = self._map(list(tasks.values()), progress, "comparing rows")
@@ -199,6 +209,8 @@ class Executor:
 
     def _map(self, tasks: list[dict], progress: bool, title: str) -> list[dict]:
         """Hand the tasks to idle workers, gather the replies, replace workers that die or overrun."""
+        from data.errors import printable  # not above: a worker runs this file alone
+
         replies: list[dict | None] = [None] * len(tasks)
         with self._lock, _Bar(len(tasks), title, progress) as bar:
             while len(self._workers) < min(self.size, len(tasks)):
@@ -215,6 +227,7 @@ class Executor:
                     if not busy:
                         return replies
                     for position, reply in self._receive(list(busy)):
+                        reply["message"] = printable(reply["message"])  # it may quote what a model wrote
                         replies[busy.pop(position)] = reply
                         bar.update()
             except BaseException:  # also KeyboardInterrupt: a worker with an unread reply must not serve the next call
@@ -357,11 +370,6 @@ class _Bar:
             self.bar.update()
 
 
-def _absolute(path: str | Path) -> str:
-    """A path that holds in the workers too, which have another working directory."""
-    return os.path.abspath(path)
-
-
 def _result(rows: list | None, columns: list[str], error: str | None, message: str, seconds: float) -> dict:
     return {"rows": rows, "columns": columns, "error": error, "message": message, "seconds": seconds}
 
@@ -379,6 +387,131 @@ def _encode_row(row: tuple) -> list:
     return [[value.hex()] if isinstance(value, bytes) else value for value in row]
 
 
+# how a database file is opened
+
+
+SUFFIXES = ("", "-wal", "-journal")  # a database file and what SQLite keeps beside it: a log, a rollback journal
+ATTEMPTS = 5  # to read a file that another process changes meanwhile
+# primary result codes of what a crash, or a writer that is just coming or going, left; and of what does not hold together
+UNOPENED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR}
+
+
+def in_wal_mode(path: str | Path) -> bool:
+    """Whether a database file keeps a write-ahead log (https://www.sqlite.org/fileformat.html, section 1.3).
+
+    Raises OSError where it cannot be read or is no regular file, sqlite3.DatabaseError where it is no database.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or a device would be read without end
+        raise OSError(errno.EINVAL, "not a regular file")
+    with open(path, "rb") as file:
+        header = file.read(20)
+    if header[:16] != b"SQLite format 3\0":
+        error = sqlite3.DatabaseError("file is not a database")
+        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        raise error
+    return header[18:20] == b"\2\2"
+
+
+def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], timeout: float = 1.0) -> T:
+    """What `read` returns for a read-only connection to a database file. The file and its folder stay as they are.
+
+    A file in WAL mode without a log is opened as immutable, since SQLite would otherwise have to make a log and its index
+    beside it; any other one through SQLite's locks (waiting up to `timeout` seconds), the index of a log read-only. Where
+    another process changes the file meanwhile, `read` may be called again.
+    Raises OSError and sqlite3.Error; `readable` says where to read what a crash left behind.
+    """
+    real = os.path.realpath(path)  # SQLite, too, looks for a log beside the file that a link leads to
+    for attempt in range(ATTEMPTS):
+        before = _stamps(real)
+        immutable = in_wal_mode(real) and before[1] is None
+        uri = Path(real).as_uri() + "?mode=ro" + ("&immutable=1" if immutable else "&readonly_shm=1")
+        try:
+            with closing(sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)) as connection:
+                connection.text_factory = lambda raw: raw.decode(errors="replace")
+                connection.execute("PRAGMA trusted_schema = OFF")
+                found = read(connection)
+        except sqlite3.Error as error:
+            code = _primary_code(error)
+            again = code in UNOPENED or code in DAMAGED and _stamps(real) != before
+            if not again or attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.002 * 2**attempt)  # a writer that comes or goes makes or removes its files one after the other
+        else:
+            if not immutable or _stamps(real) == before:
+                return found
+    raise OSError(errno.EBUSY, "the file changes while it is read")
+
+
+def readable(path: str | Path) -> str:
+    """The absolute path from which a database file can be read: its own, or that of a private copy.
+
+    A copy is needed where SQLite would have to write to read: a crash left a journal to roll back, or a log without its index.
+    It is made anew when the file changes, and removed when the process ends.
+    """
+    real = os.path.realpath(path)
+    stamps = _stamps(real)
+    if any(stamps[1:]):
+        try:
+            read_database(real, lambda connection: connection.execute("PRAGMA schema_version").fetchone())
+        except (OSError, sqlite3.Error) as error:
+            if _primary_code(error) in UNOPENED:
+                try:
+                    return _private_copy(real, stamps)
+                except (OSError, sqlite3.Error):
+                    pass  # whoever reads the file itself is told what is wrong with it
+    return os.path.abspath(path)
+
+
+@functools.cache
+def _private_copy(path: str, stamps: tuple) -> str:
+    """A copy of a database file in a folder of this process, brought to its last committed state."""
+    import tempfile  # here, since workers start without
+
+    global _private
+    if _private is None:
+        _private = tempfile.TemporaryDirectory(prefix="databases-", ignore_cleanup_errors=True)
+    copy = os.path.join(tempfile.mkdtemp(dir=_private.name), os.path.basename(path))
+    for suffix, stamp in zip(SUFFIXES, stamps):
+        if stamp is not None:
+            with open(path + suffix, "rb") as source, open(copy + suffix, "wb") as target:
+                while piece := source.read(1 << 20):
+                    target.write(piece)
+    if _stamps(path) != stamps:
+        raise OSError(errno.EBUSY, "the file changes while it is copied")
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("PRAGMA schema_version").fetchone()  # rolls back a journal; closing writes a log into the file
+    return copy
+
+
+_private = None  # the folder of private copies
+
+
+def _stamps(path: str) -> tuple:
+    """What tells whether a database file or what stands beside it was changed; None for what is not there."""
+    found = []
+    for suffix in SUFFIXES:
+        try:
+            status = os.stat(path + suffix)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _primary_code(error: Exception) -> int | None:
+    """SQLite's result code without what extends it (https://www.sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
 # what follows runs in the worker
 
 
@@ -387,7 +520,7 @@ class _Failure(Exception):
 
 
 READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
-# the first byte of SQLite's result code -> class (https://www.sqlite.org/rescode.html)
+# SQLite's result code, without what extends it, -> class
 CODE_CLASSES = {
     sqlite3.SQLITE_INTERRUPT: TIMED_OUT,
     **dict.fromkeys((sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FULL), TOO_LARGE),
@@ -395,6 +528,8 @@ CODE_CLASSES = {
     **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN), NO_DATABASE),
     **dict.fromkeys((sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR), NO_DATABASE),
 }
+# reading would have to write first
+CANNOT_RECOVER = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY, sqlite3.SQLITE_READONLY_CANTINIT}
 MESSAGE_CLASSES = (  # SQLite's generic error has no finer code
     ("no such table", NO_TABLE),
     ("no such column", NO_COLUMN),
@@ -407,6 +542,7 @@ MESSAGE_CLASSES = (  # SQLite's generic error has no finer code
     ("like or glob pattern too complex", TOO_LARGE),
     ("one statement at a time", REFUSED),
     ("not authorized", REFUSED),
+    ("may not be modified", REFUSED),
 )
 
 
@@ -416,40 +552,44 @@ def classify(error: BaseException) -> str:
         return TOO_LARGE
     if isinstance(error, (ValueError, UnicodeError)):  # a NUL character or a lone surrogate in the statement
         return PARSE
-    code = getattr(error, "sqlite_errorcode", None)
     message = str(error).lower()
-    if code is not None and code & 0xFF in CODE_CLASSES:
-        return CODE_CLASSES[code & 0xFF]
+    if getattr(error, "sqlite_errorcode", None) in CANNOT_RECOVER:
+        return NO_DATABASE
+    if (code := _primary_code(error)) in CODE_CLASSES:
+        return CODE_CLASSES[code]
     if "null character" in message:
         return PARSE
     return next((name for part, name in MESSAGE_CLASSES if part in message), FAILS)
 
 
-def connect(path: str, limits: Limits) -> sqlite3.Connection:
-    """A connection on which only reading is allowed. Raises sqlite3.Error where the file is missing or locked."""
-    uri = Path(path).absolute().as_uri() + "?mode=ro"
-    with open(path, "rb") as file:
-        header = file.read(20)
-    if header[18:20] == b"\2\2" and not os.path.exists(path + "-wal"):
-        uri += "&immutable=1"  # a database in WAL mode would otherwise need new files beside it, even to be read
-    connection = sqlite3.connect(uri, uri=True, timeout=min(1.0, limits.seconds / 2), isolation_level=None)
+def _restrict(connection: sqlite3.Connection, limits: Limits, end: float) -> None:
+    """Set a statement's limits on a connection, and let it do nothing but read; `end` is a time of `time.monotonic`."""
+    connection.set_progress_handler(lambda: time.monotonic() >= end, 1000)  # 1000 steps take well under 1 ms
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA hard_heap_limit = {limits.max_memory_bytes // 2}")
-    connection.execute("PRAGMA trusted_schema = OFF")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.max_value_bytes)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 4 * limits.max_statement_chars + 4)  # bytes of UTF-8
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)
-    connection.text_factory = lambda raw: raw.decode(errors="replace")
+    # a virtual table prepares at its first use statements that write, and which only writing to it would run
+    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0").fetchall():
+        try:
+            connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 0")
+        except sqlite3.Error:  # a module that is not there, or damage: it fails the statements that name this table
+            pass
     connection.set_authorizer(_authorize)
-    return connection
 
 
 def _authorize(action: int, first: str | None, second: str | None, *where: str | None) -> int:
     """Allow reading alone (https://www.sqlite.org/c3ref/c_alter_table.html lists the actions)."""
-    if action not in READING or action == sqlite3.SQLITE_FUNCTION and (second or "").lower() == "load_extension":
-        return sqlite3.SQLITE_DENY
-    return sqlite3.SQLITE_OK
+    allowed = action in READING
+    if action == sqlite3.SQLITE_FUNCTION:
+        allowed = (second or "").lower() not in ("load_extension", "fts3_tokenizer")
+    elif action == sqlite3.SQLITE_UPDATE:  # so json_each and its like declare their columns; SQLite lets no statement do it
+        allowed = first == "sqlite_master"
+    elif action == sqlite3.SQLITE_PRAGMA:  # with which full-text tables read; without a value they change nothing
+        allowed = first in ("data_version", "page_size") and second is None
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def fetch(path: str, sql: str, limits: Limits, keep: int | None = None) -> tuple[list[tuple], int, list[str]]:
@@ -460,15 +600,28 @@ def fetch(path: str, sql: str, limits: Limits, keep: int | None = None) -> tuple
     if len(sql) > limits.max_statement_chars:
         raise _Failure(TOO_LARGE, f"the statement is longer than {limits.max_statement_chars} characters")
     end = time.monotonic() + limits.seconds
-    connection, rows, count, size = None, [], 0, 0
     try:
-        connection = connect(path, limits)
-        connection.set_progress_handler(lambda: time.monotonic() >= end, 1000)  # 1000 steps take well under 1 ms
-        cursor = connection.execute(sql)
-        if cursor.description is None:
-            empty = not re.sub(r"--[^\n]*|/\*.*?(?:\*/|$)|[\s;]", "", sql, flags=re.DOTALL)
-            raise _Failure(PARSE if empty else REFUSED, "the statement is empty" if empty else "the statement is no query")
-        columns = [column[0] for column in cursor.description]
+        return read_database(path, lambda connection: _rows(connection, sql, limits, end, keep), min(1.0, limits.seconds / 2))
+    except OSError as error:
+        raise _Failure(NO_DATABASE, f"{path}: {error.strerror}") from None
+    except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError) as error:
+        kind = classify(error)
+        message = f"stopped after {limits.seconds:g} s" if kind == TIMED_OUT else str(error)
+        raise _Failure(kind, f"{path}: {message}" if kind == NO_DATABASE else message) from None
+
+
+def _rows(
+    connection: sqlite3.Connection, sql: str, limits: Limits, end: float, keep: int | None
+) -> tuple[list[tuple], int, list[str]]:
+    """What `fetch` returns, of an open database."""
+    rows, count, size = [], 0, 0
+    _restrict(connection, limits, end)
+    cursor = connection.execute(sql)
+    if cursor.description is None:
+        empty = not re.sub(r"--[^\n]*|/\*.*?(?:\*/|$)|[\s;]", "", sql, flags=re.DOTALL)
+        raise _Failure(PARSE if empty else REFUSED, "the statement is empty" if empty else "the statement is no query")
+    columns = [column[0] for column in cursor.description]
+    try:
         for row in cursor:
             count += 1
             if count > limits.max_rows:
@@ -480,16 +633,9 @@ def fetch(path: str, sql: str, limits: Limits, keep: int | None = None) -> tuple
                 rows.append(row)
             if not count % 1000 and time.monotonic() >= end:
                 raise _Failure(TIMED_OUT, f"stopped after {limits.seconds:g} s")
-    except OSError as error:
-        raise _Failure(NO_DATABASE, f"{path}: {error.strerror}") from None
-    except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError) as error:
-        rows.clear()
-        kind = classify(error)
-        message = f"stopped after {limits.seconds:g} s" if kind == TIMED_OUT else str(error)
-        raise _Failure(kind, f"{path}: {message}" if kind == NO_DATABASE else message) from None
-    finally:
-        if connection is not None:
-            connection.close()
+    except MemoryError:
+        rows.clear()  # what follows needs some
+        raise
     return rows, count, columns
 
 
