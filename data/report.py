@@ -211,7 +211,7 @@ def times(result: dict, relative: dict | None, speed: str) -> str | None:
 
 
 def number(value: float | None, form: str) -> str | None:
-    return None if value is None else form.format(value)
+    return form.format(value) if isinstance(value, int | float) else None
 
 
 def markdown(cells: Sequence[object]) -> str:
@@ -259,8 +259,9 @@ def compare(folders: Sequence[Path], out: Path) -> str:
     for folder, record, (updates, evaluations), result in zip(folders, started, logs, known):
         figures = result or (evaluations[-1] if evaluations else {})
         low, high = figures.get("execution_accuracy_low"), figures.get("execution_accuracy_high")
-        if low is None and figures.get("n"):
-            low, high = interval(round(figures["execution_accuracy"] * figures["n"]), figures["n"])
+        share, n = figures.get("execution_accuracy"), figures.get("n")
+        if low is None and isinstance(share, int | float) and isinstance(n, int):
+            low, high = interval(round(share * n), n)
         reached = number(figures.get("execution_accuracy"), "{:.1%}")
         own, gap = verdicts(folder), None
         if folder != folders[0] and base and own and base.keys() == own.keys():
