@@ -500,6 +500,30 @@ def test_the_command_ends_in_one_line_and_code_2(tmp_path, arguments):
     assert len(arguments) != 1 or (str(tmp_path) in done.stderr and "get Spider from" in done.stderr)
 
 
+def test_an_error_steers_no_terminal(tmp_path):
+    done = command(tmp_path / "\x1b[31mred\x9b2J")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{tmp_path}/\ufffd[31mred\ufffd2J does not exist" in done.stderr and done.stderr.removesuffix("\n").isprintable()
+
+
+def test_names_of_a_database_steer_no_terminal(spider):
+    sql = 'SELECT "a\x1b[2J" FROM "pet\x1b]0;x\x07"'
+    write(spider / "dev.json", [GOLD | {"query": sql}])
+    done = command(spider)
+    assert "no such table: pet\ufffd]0;x\ufffd" in done.stdout and done.stdout.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_replaced(encoding):
+    code = "import sys; from data.errors import exit_on_user_error as run; run(lambda: print(sys.stdin.read(), 'é 北'))"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=b"a\xffb", cwd=ROOT, capture_output=True, env=environment, timeout=60
+    )
+    said = done.stdout.decode(encoding)
+    assert done.returncode == 0 and said[0] == "a" and (said.endswith("? ?\n") if encoding == "ascii" else "é" in said), done
+
+
 def test_an_error_is_one_line_even_where_a_file_put_line_breaks_into_it(capsys):
     def fail() -> None:
         raise UserError("the table a\nb\r\n\tis odd: rename it")
