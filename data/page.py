@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.errors import UserError, exit_on_user_error
+from data.errors import UserError, exit_on_user_error, printable
 from data.execute import TIMED_OUT, TOO_LARGE, Executor, Result, explained
 from data.files import read_object, write_atomically
 from data.prompt import one_line
@@ -205,7 +205,7 @@ def main() -> None:
     if not result or not scored:
         raise UserError(f"{args.run} is not scored yet: python3 -m data.score {args.run} does it")
     write(args.run, benchmark, rows, result)
-    print(f"the page: {args.run / 'report.html'}")
+    print(printable(f"the page: {args.run / 'report.html'}"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import UserError, exit_on_user_error
+from data.errors import UserError, exit_on_user_error, printable
 from data.files import read_object
 from data.run import OF_THE_CALL
 from data.score import interval
@@ -216,7 +216,7 @@ def number(value: float | None, form: str) -> str | None:
 
 def markdown(cells: Sequence[object]) -> str:
     """A row of a Markdown table."""
-    return "| " + " | ".join(str(cell or "-").replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(printable(" ".join(str(cell or "-").split())).replace("|", "\\|") for cell in cells) + " |"
 
 
 def difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
@@ -356,7 +356,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="the picture (PNG)")
     args = parser.parse_args()
     print(compare(args.runs, args.out))
-    print(f"the picture: {args.out}")
+    print(printable(f"the picture: {args.out}"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from data.errors import UserError, exit_on_user_error
+from data.errors import UserError, exit_on_user_error, printable
 from data.execute import Executor, in_wal_mode, quoted, read_database, readable
 
 # split -> (files of examples, file of schemas, folder of databases)
@@ -420,7 +420,7 @@ def main() -> None:
     """`python3 -m data.spider DIR`."""
     if len(sys.argv) != 2:
         raise UserError("name one directory: python3 -m data.spider DIR")
-    print("\n".join(inspect(sys.argv[1])))
+    print("\n".join(map(printable, inspect(sys.argv[1]))))
 
 
 if __name__ == "__main__":

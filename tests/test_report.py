@@ -183,6 +183,12 @@ def test_a_result_of_the_scorer_alone_and_args_without_options(tmp_path):
     report.curves(folder)
 
 
+def test_a_table_steers_no_terminal(tmp_path):
+    folder = run(tmp_path / "\x1b[31mred", WHOLE, result=RESULT | dict(method="a\x9b2J\n|"))
+    text = report.compare([folder], tmp_path / "out.png").splitlines()[2]
+    assert text.startswith("| \ufffd[31mred |") and "| a\ufffd2J \\| |" in text and text.isprintable()
+
+
 @pytest.mark.parametrize(
     "odd", [dict(execution_accuracy=float("nan")), dict(n=None), dict(train_examples_per_second=float("inf")), dict(n="many")]
 )
