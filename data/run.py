@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data.checkpoints import checkpoint_of, recover, unseal
-from data.errors import UserError
+from data.errors import UserError, printable
 from data.files import read_object, write_atomically
 from data.hardware import utilisation
 from data.prompt import one_line
@@ -203,8 +203,8 @@ class RunFolder:
         attempt("curves.png", curves, self.path)
         for row in (rows[0], rows[len(rows) // 2]):
             verdict = "right" if row["execution_match"] else f"wrong, {row['error']}"
-            print(f"  question   {row['question']}\n  gold       {one_line(row['gold'])}")
-            print(f"  predicted  {one_line(row['predicted'])[:300]}\n  verdict    {verdict}")
+            print(f"  question   {printable(row['question'])}\n  gold       {printable(one_line(row['gold']))}")
+            print(f"  predicted  {printable(one_line(row['predicted'])[:300])}\n  verdict    {verdict}")
         print(
             f"update {update:05d}/{total:05d} | execution accuracy {figures['execution_accuracy']:.1%} | exact match "
             f"{figures['exact_match']:.1%} | n {figures['n']:,} | {figures['eval_seconds']:.1f} s",
@@ -286,7 +286,7 @@ def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
     try:
         make(*arguments)
     except Exception as error:
-        print(f"{name} was not made ({type(error).__name__}: {error})")
+        print(printable(f"{name} was not made ({type(error).__name__}: {error})"))
 
 
 def settled(args: Options, default: type[Options]) -> Options:
