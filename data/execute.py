@@ -411,7 +411,7 @@ def in_wal_mode(path: str | Path) -> bool:
         error = sqlite3.DatabaseError("file is not a database")
         error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
         raise error
-    return header[18:20] == b"\2\2"
+    return header[19:20] == b"\2"  # the version for reading, which alone decides for SQLite
 
 
 def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], timeout: float = 1.0) -> T:

@@ -15,7 +15,7 @@ import pytest
 
 from data import execute
 from data.score import Scorer, executable, interval, plugged, read_gold, read_run, score, totals
-from data.spider import Benchmark, load, tables_entry
+from data.spider import Benchmark, inspect, load, schema_of_database, tables_entry
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = "CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, country TEXT);"
@@ -173,6 +173,18 @@ def test_a_prediction_is_right_only_if_it_is_on_every_database(spider, benchmark
     write_database(second, TABLES + "INSERT INTO singer VALUES (1, 'Ann', 30, 'Chad'), (2, 'Bo', 9, 'France');")
     assert not score_one(benchmark_, 1, predicted)["execution_match"]
     assert score_one(benchmark_, 1, GOLD[1])["execution_match"]
+
+
+def test_a_database_in_wal_mode_gives_what_another_does(spider, benchmark_):
+    """Whatever has read it before: values, schemas and states of databases are looked up in the same files."""
+    write_database(spider / "database/music/music.sqlite", "PRAGMA journal_mode = WAL;")
+    before = {path: path.read_bytes() for path in (spider / "database").rglob("*") if path.is_file()}
+    for _ in range(2):
+        benchmark = load(spider, ("dev",), values=True)
+        assert all(row["execution_match"] for row in score(benchmark, "dev", GOLD))
+        assert inspect(spider) == ["dev: 5 examples, 1 databases: 1 present", "  gold that runs: 5 of 5"]
+        assert schema_of_database(spider / "database/music/music.sqlite") == benchmark.schemas["music"]
+        assert {path: path.read_bytes() for path in (spider / "database").rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_of_databases_may_stand_elsewhere(tmp_path, benchmark_):
