@@ -36,6 +36,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -66,8 +67,8 @@ GRACE = 0.1  # seconds between a statement's limit and the parent's kill
 A_VALUE = 1e-5  # seconds by which each value of two results prolongs the time that their comparison may take
 LONGEST = 86_400.0  # seconds that a statement's limit may be at most
 TICK = 0.1  # seconds after which the parent looks at the clock at the latest
-STALL = 0.4  # seconds that it looks later than that where the machine, or its process group, was stopped meanwhile
-REPEATS = 3  # times that a statement is run again after stalls
+STALL = 1.0  # seconds that it looks later than that where the machine, or its process group, was stopped meanwhile
+REPEATS = 10  # times at most that a statement is run again after stalls
 
 T = TypeVar("T")
 
@@ -252,12 +253,8 @@ class Executor:
             poll.register(self._workers[position].output, select.POLLIN)
         nearest = min(self._workers[position].deadline for position in busy)
         poll.poll(max(0.0, min(nearest - time.monotonic(), TICK)) * 1000 + 1)
-        now = time.monotonic()
-        stalled = now - self._looked > TICK + min(STALL, self.limits.seconds / 2)
-        self._looked = now
         for position in busy:
             worker = self._workers[position]
-            worker.stalled |= stalled
             reply = worker.read()
             if not worker.alive and worker.stage == "start":  # it died before it began the statement
                 if not worker.served:
@@ -268,6 +265,7 @@ class Executor:
                 continue
             if reply is None and worker.deadline <= time.monotonic():
                 reply = worker.give_up(TIMED_OUT, f"stopped after {self.limits.seconds:g} s")
+            self._look(busy)  # after reading: a stop before this may be why a statement failed
             if reply is not None:
                 if not worker.alive:
                     self._replace(position)
@@ -275,6 +273,14 @@ class Executor:
                     self._send(position, worker.task, worker.repeats - 1)
                     continue
                 yield position, reply
+
+    def _look(self, busy: list[int]) -> None:
+        """Note the time, and with what is running whether the machine stood still since the last look."""
+        now = time.monotonic()
+        if now - self._looked > TICK + min(STALL, self.limits.seconds / 2):
+            for position in busy:
+                self._workers[position].stalled = True
+        self._looked = now
 
     def _replace(self, position: int) -> None:
         self._workers[position].kill()
@@ -408,9 +414,7 @@ def in_wal_mode(path: str | Path) -> bool:
     with open(path, "rb") as file:
         header = file.read(20)
     if header[:16] != b"SQLite format 3\0":
-        error = sqlite3.DatabaseError("file is not a database")
-        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
-        raise error
+        raise _database_error("file is not a database", sqlite3.SQLITE_NOTADB)
     return header[19:20] == b"\2"  # the version for reading, which alone decides for SQLite
 
 
@@ -420,7 +424,7 @@ def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], tim
     A file in WAL mode without a log is opened as immutable, since SQLite would otherwise have to make a log and its index
     beside it; any other one through SQLite's locks (waiting up to `timeout` seconds), the index of a log read-only. Where
     another process changes the file meanwhile, `read` may be called again.
-    Raises OSError and sqlite3.Error; `readable` says where to read what a crash left behind.
+    Raises OSError and sqlite3.Error, for lack of memory, too; `readable` says where to read what a crash left behind.
     """
     real = os.path.realpath(path)  # SQLite, too, looks for a log beside the file that a link leads to
     for attempt in range(ATTEMPTS):
@@ -432,6 +436,8 @@ def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], tim
                 connection.text_factory = lambda raw: raw.decode(errors="replace")
                 connection.execute("PRAGMA trusted_schema = OFF")
                 found = read(connection)
+        except MemoryError:
+            raise _database_error("out of memory", sqlite3.SQLITE_NOMEM) from None
         except sqlite3.Error as error:
             code = _primary_code(error)
             again = code in UNOPENED or code in DAMAGED and _stamps(real) != before
@@ -452,27 +458,26 @@ def readable(path: str | Path) -> str:
     """
     real = os.path.realpath(path)
     stamps = _stamps(real)
+    if (real, stamps) in _copies:
+        return _copies[real, stamps]
     if any(stamps[1:]):
         try:
             read_database(real, lambda connection: connection.execute("PRAGMA schema_version").fetchone())
         except (OSError, sqlite3.Error) as error:
-            if _primary_code(error) in UNOPENED:
+            if _primary_code(error) in {*UNOPENED, sqlite3.SQLITE_PROTOCOL}:  # the latter of a damaged index
                 try:
-                    return _private_copy(real, stamps)
+                    return _copies.setdefault((real, stamps), _private_copy(real, stamps))
                 except (OSError, sqlite3.Error):
                     pass  # whoever reads the file itself is told what is wrong with it
     return os.path.abspath(path)
 
 
-@functools.cache
+_copies: dict[tuple[str, tuple], str] = {}  # (database file, its stamps) -> private copy
+
+
 def _private_copy(path: str, stamps: tuple) -> str:
     """A copy of a database file in a folder of this process, brought to its last committed state."""
-    import tempfile  # here, since workers start without
-
-    global _private
-    if _private is None:
-        _private = tempfile.TemporaryDirectory(prefix="databases-", ignore_cleanup_errors=True)
-    copy = os.path.join(tempfile.mkdtemp(dir=_private.name), os.path.basename(path))
+    copy = os.path.join(tempfile.mkdtemp(dir=_private_folder().name), os.path.basename(path))
     for suffix, stamp in zip(SUFFIXES, stamps):
         if stamp is not None:
             with open(path + suffix, "rb") as source, open(copy + suffix, "wb") as target:
@@ -481,11 +486,15 @@ def _private_copy(path: str, stamps: tuple) -> str:
     if _stamps(path) != stamps:
         raise OSError(errno.EBUSY, "the file changes while it is copied")
     with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")  # a copy need not outlive a crash
         connection.execute("PRAGMA schema_version").fetchone()  # rolls back a journal; closing writes a log into the file
     return copy
 
 
-_private = None  # the folder of private copies
+@functools.cache
+def _private_folder() -> tempfile.TemporaryDirectory:
+    """A folder that is removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="databases-", ignore_cleanup_errors=True)
 
 
 def _stamps(path: str) -> tuple:
@@ -504,6 +513,13 @@ def _stamps(path: str) -> tuple:
 def quoted(name: str) -> str:
     """A name as SQL writes it whatever it holds."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _database_error(message: str, code: int) -> sqlite3.DatabaseError:
+    """An error as SQLite raises it."""
+    error = sqlite3.DatabaseError(message)
+    error.sqlite_errorcode = code
+    return error
 
 
 def _primary_code(error: Exception) -> int | None:
@@ -525,7 +541,8 @@ CODE_CLASSES = {
     sqlite3.SQLITE_INTERRUPT: TIMED_OUT,
     **dict.fromkeys((sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FULL), TOO_LARGE),
     **dict.fromkeys((sqlite3.SQLITE_AUTH, sqlite3.SQLITE_READONLY), REFUSED),
-    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN), NO_DATABASE),
+    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL), NO_DATABASE),
+    sqlite3.SQLITE_CANTOPEN: NO_DATABASE,
     **dict.fromkeys((sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR), NO_DATABASE),
 }
 # reading would have to write first

@@ -113,7 +113,8 @@ def check_damaged(root: Path, count: int) -> None:
                 refused += 1
                 assert str(error).startswith(str(path)) or "holds no tables" in str(error), error
         slowest = max(slowest, time.monotonic() - start)
-    assert slowest < 10 and 0 < refused < 1.9 * count
+    assert slowest < 20  # SQLite itself waits ten seconds, once, for a damaged index of a log to become a whole one
+    assert 0 < refused < 1.9 * count
     with Executor(workers=2, seconds=2) as executor:
         jobs = [(path, sql) for path in paths for sql in rng.sample(STATEMENTS, 3)]
         results = executor.run(jobs)
