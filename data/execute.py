@@ -467,7 +467,7 @@ def readable(path: str | Path) -> str:
             if _primary_code(error) in {*UNOPENED, sqlite3.SQLITE_PROTOCOL}:  # the latter of a damaged index
                 try:
                     return _copies.setdefault((real, stamps), _private_copy(real, stamps))
-                except (OSError, sqlite3.Error):
+                except OSError:
                     pass  # whoever reads the file itself is told what is wrong with it
     return os.path.abspath(path)
 
@@ -486,8 +486,11 @@ def _private_copy(path: str, stamps: tuple) -> str:
     if _stamps(path) != stamps:
         raise OSError(errno.EBUSY, "the file changes while it is copied")
     with closing(sqlite3.connect(copy)) as connection:
-        connection.execute("PRAGMA synchronous = OFF")  # a copy need not outlive a crash
-        connection.execute("PRAGMA schema_version").fetchone()  # rolls back a journal; closing writes a log into the file
+        try:
+            connection.execute("PRAGMA synchronous = OFF")  # a copy need not outlive a crash
+            connection.execute("PRAGMA schema_version").fetchone()  # rolls back a journal; closing writes a log into the file
+        except sqlite3.Error:
+            pass  # it is damaged, which whoever reads it is told
     return copy
 
 

@@ -40,7 +40,7 @@ def write(folder: Path, benchmark: Benchmark, rows: Sequence[dict], result: dict
     `result.json`, with the rules if they are not those of a run. Gold and predicted SQL are run once more as they were
     scored, under the scorer's limits of time.
     """
-    distinct = result.get("distinct", "dropped")
+    distinct = "kept" if result.get("distinct") == "kept" else "dropped"
     results, places = shown_results(benchmark, rows, distinct == "kept")
     names = ("script", "model", "method", "gpus", "gpu_name", "updates", "data")
     figures = totals(rows)

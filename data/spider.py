@@ -377,10 +377,10 @@ def _listed(names: list[str]) -> str:
 
 def _state(path: Path) -> str:
     """Whether a database is present, empty (no rows in any table), missing, or unreadable."""
-    if not path.exists():
-        return "missing"
     try:
         return read_database(readable(path), lambda connection: "present" if _filled(connection) else "empty")
+    except FileNotFoundError:
+        return "missing"
     except (OSError, sqlite3.Error):
         return "unreadable"
 
@@ -404,10 +404,8 @@ def _is_utf8(path: Path) -> bool:
         for table in map(quoted, tables):
             for (name,) in connection.execute(f"SELECT name FROM pragma_table_info({table})").fetchall():
                 field = f"{table}.{quoted(name)}"
-                for _ in connection.execute(
-                    f"SELECT {field} FROM {table} WHERE typeof({field}) = 'text'"
-                ):  # blobs hold anything
-                    pass
+                for _ in connection.execute(f"SELECT {field} FROM {table} WHERE typeof({field}) = 'text'"):
+                    pass  # read, and thereby decoded; a blob may hold anything
         return True
 
     try:

@@ -121,7 +121,7 @@ def check_damaged(root: Path, count: int) -> None:
         outcomes = executor.outcomes(jobs)
     assert all(result.error is None or result.error in ERROR_CLASSES for result in (*results, *outcomes))
     assert 0.05 < sum(result.error is None for result in results) / len(results) < 0.95
-    assert inspect(data)[0].startswith(f"dev: {count} examples, {count} databases: ")
+    assert inspect(data)[0].startswith(f"dev: {count:,} examples, {count} databases: ")
     assert contents(data) == before
 
 

@@ -522,6 +522,19 @@ def test_the_comparison_of_rows_has_a_limit_too(database, monkeypatch):
     assert verdict.error == execute.TIMED_OUT
 
 
+def test_the_comparison_of_many_rows_has_more_time(database, monkeypatch):
+    worker = ROOT / "data" / "execute.py"
+    copy = database.parent.parent / "slower_execute.py"
+    copy.write_text(
+        worker.read_text().replace("    if len(gold) != len(predicted):\n", "    time.sleep(1)\n    if False:\n", 1)
+    )
+    monkeypatch.setattr(execute, "__file__", str(copy))
+    rows = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 60000) SELECT x, x, x FROM c"
+    jobs = [Comparison((database,), sql, sql, ordered=False) for sql in (rows, "SELECT 1")]
+    with Executor(workers=1, seconds=0.5) as pool:
+        assert [verdict.error for verdict in pool.compare(jobs)] == [None, execute.TIMED_OUT]
+
+
 # size
 
 
