@@ -6,6 +6,7 @@
     python3 flan_t5_base.py --resume                goes on from the last checkpoint in runs/flan_t5_base
     python3 flan_t5_base.py --eval_only --model runs/flan_t5_base        scores the best checkpoint of a run
     python3 flan_t5_base.py --ask "How many?" --db FILE   SQL and result; without --ask, questions are typed
+    python3 flan_t5_base.py --ask questions.csv           the same for each question, into questions.answers.jsonl
 
 A run leaves runs/flan_t5_base: report.html, curves.png, result.json, predictions.jsonl, log.jsonl, best/ and last/.
 """
@@ -46,8 +47,8 @@ from transformers.integrations import replace_with_bnb_linear
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
 from data import spider
-from data.ask import Conversation, bare_ask
-from data.candidates import candidates, scored
+from data.ask import bare_ask, conversation
+from data.candidates import candidates, scored, too_long
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
 from data.constrained import Grammars, grammars_for
 from data.errors import UserError, exit_on_user_error
@@ -56,7 +57,7 @@ from data.health import first_loss, learned
 from data.prompt import fit, prompt, target
 from data.run import RunFolder, settled
 from data.score import totals
-from data.signals import Stop
+from data.signals import Stop, for_launcher
 from data.training import TrainingData, load_benchmark
 from data.with_torch.search import Hypotheses, Search, does_not_fit
 from data.words import word_tokenizer
@@ -102,9 +103,12 @@ class Args:
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
     resume: bool = False  # go on from the last checkpoint in --out
     force: bool = False  # resume also where other options make it another run
-    eval_only: bool = False  # score --model on dev and stop
-    ask: str | None = None  # a question about --db, answered by --model or the run in --out; left out, questions are typed
-    db: str = ""  # the SQLite file that --ask is about
+    eval_only: bool = False  # score --model on --split and stop
+    split: Literal["dev", "test"] = "dev"  # the examples that are scored; test: with --eval_only
+    seconds: float = 5.0  # the limit of one statement: more, where a gold is slow
+    ask: str | None = None  # a question about --db, or a .csv, .jsonl or .txt of them; left out, questions are typed
+    db: str = ""  # the SQLite file that is asked; questions in a file may name theirs in a column db
+    answers: str = ""  # the .jsonl or .csv for a file of questions; what it holds is not asked again; else beside that file
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # an experiment tracker, where it is installed
     relative_to: str = ""  # a finished run, whose times are 1 in the row that this one prints
     seed: int = 0  # of random weights, dropout and the order of examples
@@ -134,6 +138,7 @@ def launch(processes: int) -> None:
     if gpus and processes > gpus:
         raise UserError(f"--processes {processes} is out of range: each needs a GPU of its own, and {gpus} are visible")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    for_launcher()
     try:
         torch.distributed.run.main(["--standalone", f"--nproc_per_node={processes}", *sys.argv])
     except ChildFailedError as error:  # a rank has said why
@@ -394,12 +399,13 @@ def generate(
     model, tokenizer, examples: Dataset, schemas: dict[str, spider.Schema], args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
-    """Up to --num_beams answers to each example, likeliest first; None once a signal asks to stop.
+    """Up to --num_beams answers to each example, likeliest first, `too_long` to some; None once a signal asks to stop.
 
     Every rank writes a share, and gets all. Where there are `grammars`, answers are held to that of their database.
     """
-    lengths = [len(ids) for ids in examples["input_ids"]]
-    mine = sorted(range(len(examples)), key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
+    lengths, limit = [len(ids) for ids in examples["input_ids"]], args.max_input_tokens
+    mine = sorted((i for i, length in enumerate(lengths) if length <= limit), key=lambda i: -lengths[i])
+    mine = mine[accelerator.process_index :: accelerator.num_processes]
     answers, room, end = [], sys.maxsize, tokenizer.eos_token_id  # room: how many tokens a batch may hold
     bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
     while len(answers) < len(mine) and not stop.requested:
@@ -418,7 +424,7 @@ def generate(
             continue
         answers += zip(chosen, (candidates(one.best(args.num_beams), tokenizer, end) for one in written))
         bar.update(len(chosen))
-    everyone = gather_object(answers)
+    everyone = gather_object(answers) + [(i, too_long(length, limit)) for i, length in enumerate(lengths) if length > limit]
     return [own for _, own in sorted(everyone, key=itemgetter(0))] if len(everyone) == len(examples) else None
 
 
@@ -470,7 +476,7 @@ def evaluate(
     model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ):  # fmt: skip
-    """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
+    """Predict and score examples of --split -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
 
     The rows are None where a signal cut it short.
     """
@@ -478,10 +484,10 @@ def evaluate(
     start = time.perf_counter()
     answers = generate(accelerator.unwrap_model(model), tokenizer, dev, benchmark.schemas, args, accelerator, stop, grammars)
     seconds = time.perf_counter() - start
-    examples = [benchmark.splits["dev"][i] for i in dev["index"]]
+    examples = [benchmark.splits[args.split][i] for i in dev["index"]]
     rows = None
     if accelerator.is_main_process and answers is not None:
-        rows = scored(benchmark, "dev", answers, examples, progress=sys.stderr.isatty())
+        rows = scored(benchmark, args.split, answers, examples, progress=sys.stderr.isatty(), seconds=args.seconds)
     # a launcher that stops a run stops the processes that score, too: what they said then does not count
     (rows,) = broadcast_object_list([None if stop.requested else rows])
     model.train()
@@ -490,10 +496,10 @@ def evaluate(
 
 
 def ask(args: Args) -> None:
-    """Answer --ask, or the questions that are typed, from the database --db. Raises UserError where nothing is trained."""
+    """Answer --ask, its file's questions, or those that are typed. Raises UserError where nothing is trained."""
     base = base_of(asdict(args), SCRIPT)
     # what is wrong with the database is said before a model is loaded
-    conversation = Conversation(args.db, base["values"], base["full_names"])
+    talk, stop = conversation(asdict(args), base), Stop()
     if (base["tiny"] or base["random_weights"]) and not checkpoint_of(args.model):
         raise UserError("random weights know no answers: train first, or name a run with --model")
     config, tokenizer = load_config(base), load_tokenizer(args)
@@ -501,15 +507,13 @@ def ask(args: Args) -> None:
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
-    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> list[dict]:
+    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> list[list[dict]] | None:
         names = rows["db_id"]
         rows = encode(rows, schemas, tokenizer, args.max_input_tokens)
-        if (length := len(rows["input_ids"][0])) > args.max_input_tokens:
-            raise UserError(f"the question takes {length} tokens, over --max_input_tokens {args.max_input_tokens}: shorten it")
         asked = Dataset.from_dict(rows | dict(db_id=names))
-        return generate(model, tokenizer, asked, schemas, args, accelerator, Stop(), grammars)[0]
+        return generate(model, tokenizer, asked, schemas, args, accelerator, stop, grammars)
 
-    conversation.go(args.ask, answer)
+    talk.go(answer, stop)
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoint
@@ -558,7 +562,7 @@ def peak_memory() -> int:
 
 def main() -> None:
     args = parse()
-    if args.db:
+    if args.db or args.ask:
         return ask(args)
     # what a user can get wrong is found here, once, before any process or model is started
     base = base_of(asdict(args), SCRIPT)

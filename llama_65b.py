@@ -6,6 +6,7 @@
     python3 llama_65b.py --resume                      goes on from the last checkpoint in runs/llama_65b
     python3 llama_65b.py --eval_only --model runs/llama_65b                  scores the best checkpoint of a run
     python3 llama_65b.py --ask "How many?" --db FILE      SQL and result; without --ask, questions are typed
+    python3 llama_65b.py --ask questions.csv              the same for each question, into questions.answers.jsonl
     python3 llama_65b.py --save_4bit DIR               quantises once: --model DIR then loads 35 GB, not 130
     python3 llama_65b.py --model runs/llama_65b --merge DIR                  a 16-bit model with the adapter in its weights
 
@@ -19,7 +20,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -49,9 +49,9 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.integrations import replace_with_bnb_linear
 
 from data import spider
-from data.ask import Conversation, bare_ask
+from data.ask import bare_ask, conversation
 from data.batches import SPAN, shared_packs, tree
-from data.candidates import candidates, scored
+from data.candidates import candidates, scored, too_long
 from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
 from data.constrained import Grammars, grammars_for
 from data.errors import UserError, exit_on_user_error
@@ -60,7 +60,7 @@ from data.health import first_loss, learned
 from data.prompt import CUE, fit, question_first, schema_first, target
 from data.run import RunFolder, settled
 from data.score import totals
-from data.signals import Stop
+from data.signals import Stop, for_launcher
 from data.training import TrainingData, load_benchmark
 from data.with_torch.search import Hypotheses, Search, branch, does_not_fit
 from data.words import word_tokenizer
@@ -108,9 +108,12 @@ class Args:
     save_every: int = 500  # updates between checkpoints; 0: only at the end; -1: none, for trials
     resume: bool = False  # go on from the last checkpoint in --out
     force: bool = False  # resume also where other options make it another run
-    eval_only: bool = False  # score --model on dev and stop
-    ask: str | None = None  # a question about --db, answered by --model or the run in --out; left out, questions are typed
-    db: str = ""  # the SQLite file that --ask is about
+    eval_only: bool = False  # score --model on --split and stop
+    split: Literal["dev", "test"] = "dev"  # the examples that are scored; test: with --eval_only
+    seconds: float = 5.0  # the limit of one statement: more, where a gold is slow
+    ask: str | None = None  # a question about --db, or a .csv, .jsonl or .txt of them; left out, questions are typed
+    db: str = ""  # the SQLite file that is asked; questions in a file may name theirs in a column db
+    answers: str = ""  # the .jsonl or .csv for a file of questions; what it holds is not asked again; else beside that file
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # an experiment tracker, where it is installed
     relative_to: str = ""  # a finished run, whose times are 1 in the row that this one prints
     save_4bit: str = ""  # quantise --model, save it in this directory and stop
@@ -143,6 +146,7 @@ def launch(args: Args) -> None:
     if gpus and processes > gpus:
         raise UserError(f"--processes {processes} is out of range: each needs a GPU of its own, and {gpus} are visible")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    for_launcher()
     try:
         torch.distributed.run.main(["--standalone", f"--nproc_per_node={processes}", *sys.argv])
     except ChildFailedError as error:  # a rank has said why
@@ -474,14 +478,15 @@ def generate(
     model, tokenizer, examples: Dataset, schemas: dict[str, spider.Schema], args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
-    """Up to --num_beams answers to each example, likeliest first; None once a signal asks to stop.
+    """Up to --num_beams answers to each example, likeliest first, `too_long` to some; None once a signal asks to stop.
 
     Every rank writes a share, and gets all. Where there are `grammars`, answers are held to that of their database.
     """
     inputs, shared, names = (examples[column][:] for column in ("input_ids", "shared", "db_id"))
+    long = {i: too_long(len(ids), args.max_input_tokens) for i, ids in enumerate(inputs) if len(ids) > args.max_input_tokens}
     # long prompts first, those of a schema side by side
     order = sorted(range(len(examples)), key=lambda i: (-shared[i], inputs[i][: shared[i]], -len(inputs[i])))
-    waiting = order[accelerator.process_index :: accelerator.num_processes]
+    waiting = [i for i in order if i not in long][accelerator.process_index :: accelerator.num_processes]
     written = {i: Hypotheses() for i in waiting}
     # room: how many tokens a batch may hold
     room, steps, end = sys.maxsize, min(STEPS[args.num_beams > 1], args.max_output_tokens), tokenizer.eos_token_id
@@ -504,8 +509,8 @@ def generate(
         waiting = waiting[size:] + more
         bar.update(len(chosen) - len(more))
     everyone = gather_object([] if waiting else [(i, one.best(args.num_beams)) for i, one in written.items()])
-    whole = len(everyone) == len(examples)
-    return [candidates(answers, tokenizer, end) for _, answers in sorted(everyone, key=itemgetter(0))] if whole else None
+    found = long | {i: candidates(answers, tokenizer, end) for i, answers in everyone}
+    return [found[i] for i in range(len(examples))] if len(found) == len(examples) else None
 
 
 STEPS = (64, 32)  # tokens, with one candidate and with several, that memory is set aside for; what is longer goes on later
@@ -559,7 +564,7 @@ def evaluate(
     model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ):  # fmt: skip
-    """Predict and score examples of dev -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
+    """Predict and score examples of --split -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
 
     The rows are None where a signal cut it short.
     """
@@ -567,10 +572,10 @@ def evaluate(
     start = time.perf_counter()
     answers = generate(accelerator.unwrap_model(model), tokenizer, dev, benchmark.schemas, args, accelerator, stop, grammars)
     seconds = time.perf_counter() - start
-    examples = [benchmark.splits["dev"][i] for i in dev["index"]]
+    examples = [benchmark.splits[args.split][i] for i in dev["index"]]
     rows = None
     if accelerator.is_main_process and answers is not None:
-        rows = scored(benchmark, "dev", answers, examples, progress=sys.stderr.isatty())
+        rows = scored(benchmark, args.split, answers, examples, progress=sys.stderr.isatty(), seconds=args.seconds)
     # a launcher that stops a run stops the processes that score, too: what they said then does not count
     (rows,) = broadcast_object_list([None if stop.requested else rows])
     model.train()
@@ -579,10 +584,10 @@ def evaluate(
 
 
 def ask(args: Args) -> None:
-    """Answer --ask, or the questions that are typed, from the database --db. Raises UserError where nothing is trained."""
+    """Answer --ask, its file's questions, or those that are typed. Raises UserError where nothing is trained."""
     base = base_of(asdict(args), SCRIPT)
     # what is wrong with the database is said before a model is loaded
-    conversation = Conversation(args.db, base["values"], base["full_names"])
+    talk, stop = conversation(asdict(args), base), Stop()
     if (base["tiny"] or base["random_weights"]) and not checkpoint_of(args.model):
         raise UserError("random weights know no answers: train first, or name a run with --model")
     config, tokenizer = load_config(args, base), load_tokenizer(args)
@@ -590,15 +595,13 @@ def ask(args: Args) -> None:
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
-    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> list[dict]:
+    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> list[list[dict]] | None:
         names = rows["db_id"]
         rows = encode(rows, schemas, tokenizer, args.max_input_tokens, base["share_schema"])
-        if (length := len(rows["input_ids"][0])) > args.max_input_tokens:
-            raise UserError(f"the question takes {length} tokens, over --max_input_tokens {args.max_input_tokens}: shorten it")
         asked = Dataset.from_dict(rows | dict(db_id=names))
-        return generate(model, tokenizer, asked, schemas, args, accelerator, Stop(), grammars)[0]
+        return generate(model, tokenizer, asked, schemas, args, accelerator, stop, grammars)
 
-    conversation.go(args.ask, answer)
+    talk.go(answer, stop)
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoint
@@ -630,19 +633,20 @@ def load(accelerator: Accelerator, model, folder: Path) -> dict:
     return state
 
 
-def export(args: Args, base: dict, config: PretrainedConfig, tokenizer: Tokenizer) -> None:
+def export(args: Args, base: dict) -> None:
     """Save the base in 4 bits (--save_4bit), or with the adapter of --model merged into its 16-bit weights (--merge)."""
     folder = Path(args.save_4bit or args.merge)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already: name a new directory")
+    config, checkpoint, made = load_config(args, base), checkpoint_of(args.model), base["tiny"] or base["random_weights"]
+    if args.save_4bit and made:
+        raise UserError("--save_4bit keeps a model that took long to load: random weights are made anew at each start")
+    if args.merge and (checkpoint is None or made or hasattr(config, "quantization_config")):
+        raise UserError("--merge needs a run or checkpoint trained from 16-bit weights: name it with --model")
+    tokenizer = load_tokenizer(args)
     if args.save_4bit:
-        if base["tiny"] or base["random_weights"]:
-            raise UserError("--save_4bit keeps a model that took long to load: random weights are made anew at each start")
         model = load_base(args, base, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     else:
-        checkpoint = checkpoint_of(args.model)
-        if checkpoint is None or base["tiny"] or base["random_weights"] or hasattr(config, "quantization_config"):
-            raise UserError("--merge needs a run or checkpoint trained from 16-bit weights: name it with --model")
         model = AutoModelForCausalLM.from_pretrained(base["model"], config=config, dtype=torch.bfloat16, device_map="cpu")
         model = load_adapter(model, checkpoint, is_trainable=False).merge_and_unload()
     aside = folder.with_name(folder.name + ".tmp")
@@ -672,14 +676,14 @@ def peak_memory() -> int:
 
 def main() -> None:
     args = parse()
-    if args.db:
+    if args.db or args.ask:
         return ask(args)
     # what a user can get wrong is found here, once, before any process or model is started
     base = base_of(asdict(args), SCRIPT)
+    if args.save_4bit or args.merge:
+        return export(args, base)
     benchmark = load_benchmark(asdict(args), base)
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
-    if args.save_4bit or args.merge:
-        return export(args, base, config, tokenizer)
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     launch(args)
 

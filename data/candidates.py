@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.execute import Executor
+from data.execute import TOO_LONG, Executor, Limits
 from data.prompt import clean_sql
 from data.score import score
 from data.spider import Benchmark, Example
@@ -20,6 +20,12 @@ def candidates(answers: Sequence[tuple[list[int], float]], tokenizer, end: int) 
         sql = clean_sql(text)
         found.setdefault(sql, dict(sql=sql, score=likelihood, ended=tokens[-1:] == [end]))
     return list(found.values())
+
+
+def too_long(tokens: int, limit: int) -> list[dict]:
+    """What stands in the place of candidates where a question, with what of its schema has to stay, takes too many tokens."""
+    message = f"the question takes {tokens:,} tokens, over --max_input_tokens {limit:,}: shorten it"
+    return [dict(sql="", score=0.0, ended=True, error=TOO_LONG, message=message)]
 
 
 def choose(executor: Executor, questions: Sequence[tuple[Path | str, Sequence[dict]]], progress: bool = False) -> list[int]:
@@ -40,17 +46,26 @@ def _worth(candidate: dict) -> tuple[bool, bool]:
 
 
 def scored(
-    benchmark: Benchmark, split: str, proposed: Sequence[Sequence[dict]], examples: Sequence[Example], progress: bool = False
+    benchmark: Benchmark,
+    split: str,
+    proposed: Sequence[Sequence[dict]],
+    examples: Sequence[Example],
+    progress: bool = False,
+    seconds: float = Limits.seconds,
 ) -> list[dict]:
     """The scored rows of examples (`data.score`), with the `candidates` of each and which was `chosen` where there are several.
 
-    `cut` says that the answer that counts was ended by --max_output_tokens and not by the model.
+    `cut` says that the answer that counts was ended by --max_output_tokens and not by the model. `seconds`: the limit of one
+    statement.
     """
     databases = [benchmark.databases(example.db_id, split)[0] for example in examples]
-    with Executor() as executor:
+    with Executor(seconds=seconds) as executor:
         chosen = choose(executor, list(zip(databases, proposed)), progress)
-    rows = score(benchmark, split, [own[place]["sql"] for own, place in zip(proposed, chosen)], examples, progress=progress)
+    predictions = [own[place]["sql"] for own, place in zip(proposed, chosen)]
+    rows = score(benchmark, split, predictions, examples, progress=progress, seconds=seconds)
     for row, own, place in zip(rows, proposed, chosen):
+        if own[place].get("error") == TOO_LONG:
+            row |= {name: own[place][name] for name in ("error", "message")}
         row["cut"] = not own[place]["ended"]
         if len(own) > 1:
             row |= dict(candidates=list(own), chosen=place)

@@ -12,11 +12,10 @@ class UserError(Exception):
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; a UserError, a full disk or a GPU without memory for a tensor ends in one line on stderr and exit code 2.
 
-    What a terminal's encoding lacks is replaced, on its way in and out.
+    What the encoding of standard output lacks is replaced there.
     """
-    for stream in (sys.stdin, sys.stdout):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
     try:
         main()
     except UserError as error:

@@ -57,15 +57,16 @@ GOLD_FAILS = "gold fails"
 REFUSED = "refused"  # it parses, but does something else than read, or is several statements
 NO_DATABASE = "database unavailable"
 CRASHED = "crashed"
+TOO_LONG = "question too long"  # it was not asked
 FAILS = "does not run"  # any other error of SQLite, as a misused aggregate or an unknown function
 ERROR_CLASSES = (
     *(PARSE, NO_TABLE, NO_COLUMN, FAILS, REFUSED, WRONG_ROWS, WRONG_ORDER),
-    *(TIMED_OUT, TOO_LARGE, CRASHED, NO_DATABASE, GOLD_FAILS),
+    *(TIMED_OUT, TOO_LARGE, CRASHED, NO_DATABASE, GOLD_FAILS, TOO_LONG),
 )
 
 GRACE = 0.1  # seconds between a statement's limit and the parent's kill
 A_VALUE = 1e-5  # seconds by which each value of two results prolongs the time that their comparison may take
-LONGEST = 86_400.0  # seconds that a statement's limit may be at most
+LONGEST = 3600.0  # seconds that a statement's limit may be at most
 TICK = 0.1  # seconds after which the parent looks at the clock at the latest
 STALL = 1.0  # seconds that it looks later than that where the machine, or its process group, was stopped meanwhile
 REPEATS = 10  # times at most that a statement is run again after stalls

@@ -31,8 +31,9 @@ from pathlib import Path
 
 from data.errors import UserError, exit_on_user_error, printable
 from data.execute import TIMED_OUT, Executor, explained
-from data.plain import KEYWORDS, RESERVED, name, spelled
-from data.spider import GET_SPIDER, LAYOUT, Example, Schema, read_examples, read_schemas
+from data.plain import KEYWORDS, spelled
+from data.prompt import RESERVED, name
+from data.spider import Example, Schema, database_file, files_of, read_examples, read_schemas, splits_in
 
 # the 64 bits of a parameter: up to TABLE_BITS of them for tables, then
 TABLE_BITS = 53
@@ -185,13 +186,14 @@ def _is_plain_text(text: str) -> bool:
 
 
 def _spellings(text: str, loose: bool = False) -> list[str]:
-    """The ways in which a name may be written: in quotes where it needs them, letters of other scripts also without.
+    """The ways in which a name may be written: in quotes where it needs them, letters of other scripts also where not.
 
     `loose`: where no expression may begin, as in FROM and behind a full stop; SQLite takes two words for names there alone.
     """
     written = name(text)
-    bare = written != text and re.fullmatch(r"[^\W\d]\w*", text) and (text.lower() not in RESERVED)
-    return [written, text] if bare or loose and text.lower() in ("cast", "raise") else [written]
+    if written == text and not text.isascii():
+        return [text, f'"{text}"']
+    return [written, text] if loose and text.lower() in ("cast", "raise") else [written]
 
 
 def _either(texts: Iterable[str]) -> str:
@@ -831,18 +833,11 @@ def _share(part: int, whole: int) -> str:
 
 def check(root: Path, walk: int = 0) -> Iterator[str]:
     """What the command says of a directory, line by line. Raises UserError for a directory without any of the splits."""
-    if not root.is_dir():
-        raise UserError(f"data directory {root} does not exist: {GET_SPIDER}")
-    present = [split for split, (names, *_) in LAYOUT.items() if all((root / name).is_file() for name in names)]
-    if not present:
-        raise UserError(
-            f"{root} holds none of {', '.join(name for names, *_ in LAYOUT.values() for name in names)}: {GET_SPIDER}"
-        )
     matchers, databases = Matchers(), {}
-    for split in present:
-        names, tables, folder = LAYOUT[split]
-        schemas = read_schemas(root / tables)
-        examples = read_examples([root / name for name in names], schemas)
+    for split in splits_in(root):
+        path, tables, folder = files_of(root, split)
+        schemas = read_schemas(tables)
+        examples = read_examples([path], schemas)
         for full_names, form in FORMS.items():
             found = refusals(examples, schemas, full_names, matchers)
             count = len(examples) - len(found)
@@ -851,7 +846,7 @@ def check(root: Path, walk: int = 0) -> Iterator[str]:
                 place = refusal.reason or f"{refusal.accepted} >>> {refusal.rest or '(goes on)'}"
                 yield f"  example {refusal.example.index} ({refusal.example.db_id}): {place}"
         for db_id in sorted({example.db_id for example in examples}):
-            path = root / folder / db_id / f"{db_id}.sqlite"
+            path = database_file(folder, db_id)
             if path.is_file() and schemas[db_id] not in databases.values():
                 databases[path] = schemas[db_id]
     if walk:

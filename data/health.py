@@ -34,14 +34,15 @@ def example_warnings(
     order = sorted(range(len(train)), key=list(map(len, train["input_ids"][:])).__getitem__)
     rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
     batch = {name: tensor.tolist() for name, tensor in collate(rows, tokenizer.pad_token_id).items()}
-    return token_warnings(train, tokenizer, ending, padding) + batch_warnings(batch, rows, joined)
+    return token_warnings(train, tokenizer, ending, padding, joined) + batch_warnings(batch, rows, joined)
 
 
-def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, padding: float) -> list[str]:
+def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, padding: float, joined: bool = False) -> list[str]:
     """What is wrong with the tokens of the training examples, in plain words.
 
     `train` has the columns `sql`, `input_ids` and `labels` (token ids) and `shortened`; `tokenizer` is one of transformers;
-    `ending` is what every prompt has to end with; `padding` is the share of padding in the batches.
+    `ending` is what every prompt has to end with; `padding` is the share of padding in the batches; `joined`: the model reads
+    prompt and SQL as one sequence, else a prompt has an end of sequence of its own.
     """
     # whole columns: a dataset takes its time for each row
     inputs, labels, sql = (train[name][:] for name in ("input_ids", "labels", "sql"))
@@ -55,6 +56,15 @@ def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, paddin
         warnings.append(
             f"{unknown:,} tokens in SQL are unknown to the vocabulary, and are never written: add their pieces to it"
         )
+    first, end, lacking = getattr(tokenizer, "bos_token_id", None), tokenizer.eos_token_id, tokenizer.unk_token_id
+    strange = [ids.count(lacking) for ids in inputs if lacking not in (None, first, end) and lacking in ids]
+    if strange:
+        warnings.append(f"{sum(strange):,} tokens in {len(strange):,} of {count:,} prompts are unknown to the vocabulary, and "
+                        "all read alike: take a model that knows the script")  # fmt: skip
+    inner = (ids[first == end :] if joined else ids[:-1] for ids in inputs)
+    if ended := sum(end in ids for ids in inner):
+        warnings.append(f"{ended:,} of {count:,} prompts hold an end of sequence that the tokenizer adds by itself, and what "
+                        "stands before it may be lost: set add_eos_token to false in its tokenizer_config.json")  # fmt: skip
     if endless := sum(ids[-1:] != [tokenizer.eos_token_id] for ids in labels):
         warnings.append(f"{endless:,} of {count:,} labels lack the end of sequence: answers will not end")
     some = range(0, count, max(1, count // READ))

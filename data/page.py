@@ -160,7 +160,7 @@ def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: boo
     results: list[dict] = []
     places = []
     for row in rows:
-        database = benchmark.databases(row["db_id"], "dev")[0]
+        database = benchmark.databases(row["db_id"], benchmark.evaluated)[0]
         pair = []
         for sql, failed in ((row["gold"], False), (row["predicted"], row["error"] in (TIMED_OUT, TOO_LARGE))):
             job = (database, executable(sql, keep_distinct))

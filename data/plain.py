@@ -11,51 +11,45 @@ the sample).
 
 import re
 from collections.abc import Callable, Container
+from string import ascii_lowercase, ascii_uppercase
 
-from data.prompt import target
+from data.prompt import RESERVED, name, target
 from data.spider import Schema
 
-PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\[\]]*\]|\w+|\s+|[^\w\s'"`\[]""")
+# a bracket that is not closed reaches to the end, so that a text full of them is not searched once for each
+PIECE = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*(?:\]|\Z)|(?:\w|[^\x00-\x7f\s])+|\s+|[^\w\s'"`\[]"""
+)
 ALIAS = re.compile(r"t\d+")
 KEYWORDS = frozenset(
     "all and as asc avg between by case cast count desc distinct else end except exists from group having in inner intersect "
     "is join left like limit max min not null on or order outer select sum then union when where".split()
 )
-JOINS = frozenset("cross full natural right using".split())
+JOINS = frozenset("cross full indexed natural right using window".split())
+# words behind which something else than an alias stands
+OPERATORS = (KEYWORDS | RESERVED | JOINS | frozenset("filter glob match offset over partition range regexp with".split())) - {
+    *("current_date", "current_time", "current_timestamp", "end", "null")
+}
+LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # SQLite tells letters of other scripts apart by their case
 CLAUSES = frozenset("select from where group having order limit on union intersect except".split())
-# words of SQLite that name no column without quotes (https://www.sqlite.org/lang_keywords.html, those that it does not take
-# for a name where an expression may stand)
-RESERVED = frozenset(
-    "add all alter and as autoincrement between case cast check collate commit constraint create current_date current_time "
-    "current_timestamp default deferrable delete distinct drop else escape except exists foreign from group having in index "
-    "insert intersect into is isnull join limit not nothing notnull null on or order primary raise references returning select "
-    "set table then to transaction union unique update using values when where".split()
-)
-
-
-def name(text: str) -> str:
-    """The name of a table or column as SQL writes it: in double quotes where it would be something else without."""
-    bare = re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) and text.lower() not in RESERVED
-    return text if bare else '"' + text.replace('"', '""') + '"'
 
 
 def plain(sql: str, schema: Schema) -> str:
     """`sql` in one spelling. Aliases stay where it needs them: tables joined with themselves, hidden, or called `cast`."""
     pieces = PIECE.findall(sql)
-    if "".join(pieces) != sql:  # a quote that is not closed
+    if "".join(pieces) != sql or any(piece[0] == "[" and piece[-1] != "]" for piece in pieces):  # a quote that is not closed
         return sql
     pieces = _without_aliases(pieces)
     words = [piece for piece in pieces if not piece.isspace()]
     spell = _spelling(words, schema)
-    tables = {name.lower(): name for name in reversed(schema.tables)}
-    columns = {name.lower(): name for _, name in reversed(schema.columns)}
-    names = columns.keys() | tables.keys() | {"rowid", "oid", "_rowid_"} | {word.lower() for word in words if word[0] != '"'}
-    names |= {_bare(behind) for word, behind in zip(words, words[1:]) if word.lower() == "as"}
+    tables = {_lower(name): name for name in reversed(schema.tables)}
+    columns = {_lower(name): name for _, name in reversed(schema.columns)}
+    names = _names_within(words, tables) | columns.keys() | tables.keys() | {"rowid", "oid", "_rowid_"}
     spelled, place = [], -1
     for piece in pieces:
         place += not piece.isspace()
         before, behind = (words[i] if 0 <= i < len(words) else "" for i in (place - 1, place + 1))
-        low = piece.lower()
+        low = _lower(piece)
         if piece[0] == '"' and _bare(piece) not in names and "." not in (before, behind):
             piece = "'" + piece[1:-1].replace('""', '"').replace("'", "''") + "'"
         elif piece[0] in '"`[':
@@ -82,15 +76,32 @@ def plain(sql: str, schema: Schema) -> str:
     return "".join(spelled)
 
 
+def _names_within(words: list[str], tables: Container[str]) -> set[str]:
+    """What may be a name in a statement beside those of its schema, so that in double quotes it need not be a text.
+
+    These are all that stands without double quotes, aliases with or without AS, and the columns of a common table
+    expression; and everything where a table is read that is neither in the schema nor in the statement.
+    """
+    lower = [_lower(word) for word in words] + [""]
+    named = {_bare(word) for word in lower if word and word[0] not in "'\""} | _aliases(lower)
+    common: set[str] = set()
+    if lower[0] == "with":
+        around = [(before, _bare(word), behind) for before, word, behind in zip(lower, lower[1:], lower[2:])]
+        common = {word for before, word, behind in around if before in ("with", "recursive", ",") and behind in ("as", "(")}
+        named |= {word for before, word, behind in around if before in ("(", ",") and behind in (",", ")")}
+    read = {_bare(lower[place]) for place in _scopes(lower)[2] if _is_name(lower[place])}
+    return named if all(table in tables or table in common for table in read) else named | set(map(_bare, lower))
+
+
 def _spelling(words: list[str], schema: Schema) -> Callable[..., str | None]:
     """`spell(place, column, table)`: how a column at a place is written by its table, or by the first in FROM that has it.
 
     `column` in lower case, `table` the name or alias before its full stop, if any; None where FROM does not tell.
     """
-    lower = [word.lower() for word in words] + [""] * 3
+    lower = [_lower(word) for word in words] + [""] * 3
     scope, outer, places = _scopes(lower)
-    known = {name.lower(): number for number, name in reversed(list(enumerate(schema.tables)))}
-    own = {(table, name.lower()): name for table, name in reversed(schema.columns)}
+    known = {_lower(name): number for number, name in reversed(list(enumerate(schema.tables)))}
+    own = {(table, _lower(name)): name for table, name in reversed(schema.columns)}
     tables: dict[int, dict[int, None]] = {}  # SELECT -> those of its FROM clause, in order
     named: dict[tuple[int, str], int] = {}  # (SELECT, name of a table within) -> table
     for place in places:
@@ -125,44 +136,60 @@ def qualified(sql: str, schema: Schema) -> str:
     """A statement in one spelling with its columns' tables before them, also where SQL needs none.
 
     What could be a column of no table or of several in its FROM clause stays, and so does all in a SELECT whose tables have
-    aliases or are SELECTs.
+    aliases or are SELECTs, and what sorts the rows of a set operation.
     """
     pieces = PIECE.findall(sql)
     words = [i for i, piece in enumerate(pieces) if not piece.isspace()]
-    lower = [pieces[i].lower() for i in words] + [""] * 2
+    lower = [_lower(pieces[i]) for i in words] + [""] * 2
     scope, _, places = _scopes(lower)
-    fixed = KEYWORDS | {behind for word, behind in zip(lower, lower[1:]) if word == "as"}
-    known = {table.lower(): number for number, table in enumerate(schema.tables)}
+    aliases = _aliases(lower)
+    known = {_lower(table): number for number, table in enumerate(schema.tables)}
     tables: dict[int, list[int]] = {}  # SELECT -> those of its FROM clause
     left = {-1} | {scope[place] for place in places if _has_alias(lower, place) or _bare(lower[place]) not in known}
     for place in places:
         tables.setdefault(scope[place], []).append(known.get(_bare(lower[place]), -1))
     owners: dict[str, dict[int, str]] = {}  # column -> how each of its tables spells it
     for table, column in schema.columns:
-        owners.setdefault(column.lower(), {}).setdefault(table, column)
-    spots = set(places)
+        owners.setdefault(_lower(column), {}).setdefault(table, column)
+    spots, later = set(places), set()  # SELECTs behind a set operation
     for place, i in enumerate(words):
         word, behind = lower[place : place + 2]
-        word = _bare(word) if word[0] == '"' else word
-        if word in owners and lower[place] not in fixed and scope[place] not in left and place not in spots:
-            found = [table for table in tables.get(scope[place], ()) if table in owners[word]]
+        if word == "select" and place and lower[place - 1] in ("all", "union", "intersect", "except"):
+            later.add(scope[place])
+        if word == "order" and scope[place] in later:
+            left.add(scope[place])
+        bare = _bare(word) if word[0] == '"' else word
+        if bare in owners and bare not in aliases and word not in KEYWORDS and scope[place] not in left and place not in spots:
+            found = [table for table in tables.get(scope[place], ()) if table in owners[bare]]
             if len(found) == 1 and "." not in (lower[place - 1], behind) and behind != "(":
-                column = owners[word][found[0]]
+                column = owners[bare][found[0]]
                 column = name(column) if pieces[i][0] == '"' else column
                 pieces[i] = f"{name(schema.tables[found[0]])}.{column}"
     return "".join(pieces)
 
 
+def _aliases(lower: list[str]) -> set[str]:
+    """The names, in lower case, that a statement gives to what it selects or reads: behind AS, or behind what has a value."""
+    pairs = zip(lower, lower[1:])
+    return {_bare(word) for before, word in pairs if _is_name(word) and (before == "as" or before == ")" or _is_name(before))}
+
+
+def _is_name(word: str) -> bool:
+    """Whether a word, in lower case, may be a name or a text, and is no word of SQL's own; a number counts, too."""
+    start = word[:1]
+    return start in ("'", '"', "`", "[", "_") or not start.isascii() or start.isalnum() and word not in OPERATORS
+
+
 def _has_alias(lower: list[str], place: int) -> bool:
     """Whether the table at a place of FROM, all in lower case, has another name behind it."""
     behind = lower[place + 1]
-    return behind == "as" or behind[:1].isidentifier() and behind not in KEYWORDS | JOINS
+    return behind == "as" or _is_name(behind)
 
 
 def _without_aliases(pieces: list[str]) -> list[str]:
     """The pieces of a statement with tables' names instead of T1, T2 ..., or as they are where its meaning would change."""
     words = [i for i, piece in enumerate(pieces) if not piece.isspace()]
-    lower = [pieces[i].lower() for i in words] + [""] * 3
+    lower = [_lower(pieces[i]) for i in words] + [""] * 3
     scope, outer, tables = _scopes(lower)
     old: dict[tuple[int, str], str] = {}  # (SELECT, name of a table within) -> its name without an alias
     gone: set[int] = set()
@@ -170,10 +197,12 @@ def _without_aliases(pieces: list[str]) -> list[str]:
         table, behind, alias = lower[place : place + 3]
         if behind == ".":  # of a named database
             return pieces
+        if table == ")" and not _has_alias(lower, place):
+            continue
         name, kept = table, table
         if behind == "as":
             name = kept = alias
-        elif behind[:1].isidentifier() and behind not in KEYWORDS | JOINS:
+        elif _has_alias(lower, place):
             name = kept = behind
         if behind == "as" and ALIAS.fullmatch(alias) and table != ")":
             if table in KEYWORDS:  # `cast.id` is no SQL, and one alias among names of tables no style
@@ -199,7 +228,7 @@ def _without_aliases(pieces: list[str]) -> list[str]:
             kept = name if select is None else old[select, name]
             if find_new(scope[place], _bare(kept)) != select:
                 return pieces
-            if kept.lower() != name:
+            if _lower(kept) != name:
                 written[i] = kept
     return [piece for i, piece in enumerate(written) if i not in gone]
 
@@ -223,21 +252,28 @@ def _finder(names: Container[tuple[int, str]], outer: list[int | None]) -> Calla
 def _bare(name: str) -> str:
     """A name in lower case and without its quotes."""
     quote = name[:1] if len(name) > 1 and name[0] in "\"'`[" else ""
-    return (name[1:-1].replace('""', '"') if quote == '"' else name[1:-1] if quote else name).lower()
+    return _lower(name[1:-1].replace(2 * quote, quote) if quote and quote != "[" else name[1:-1] if quote else name)
+
+
+def _lower(text: str) -> str:
+    return text.translate(LOWER)
 
 
 def _scopes(words: list[str]) -> tuple[list[int], list[int | None], list[int]]:
-    """For each word its SELECT's number, for each SELECT that in which it stands, if any, and where tables of FROM stand."""
+    """For each word its SELECT's number, for each SELECT that in which it stands, if any, and where tables of FROM stand.
+
+    A SELECT in FROM stands at its closing bracket, and so do others in brackets that have an alias.
+    """
     outer: list[int | None] = [None]
     current, stack, scope, tables = 0, [], [], []
     clause: dict[int, str] = {}  # SELECT -> that in which it is
     listed = False  # a table comes next
     for place, word in enumerate(words):
         if word == "(":
-            stack.append((current, listed))
+            stack.append((current, listed, words[place + 1] == "select"))
         elif word == ")" and stack:
-            current, listed = stack.pop()
-            if listed and words[place + 1] and (words[place + 1] == "as" or ALIAS.fullmatch(words[place + 1])):
+            current, listed, selects = stack.pop()
+            if listed and (selects or _has_alias(words, place)):
                 tables.append(place)
             listed = False
         elif word == "select":

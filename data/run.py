@@ -26,8 +26,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+from data.ask import names_file
 from data.checkpoints import checkpoint_of, recover, unseal
 from data.errors import UserError, printable
+from data.execute import LONGEST
 from data.files import read_object, write_atomically
 from data.hardware import utilisation
 from data.prompt import one_line
@@ -278,7 +280,8 @@ class RunFolder:
         attempt("report.html", page.write, self.path, benchmark, rows, result)
         relative = read_object(Path(relative_to) / "result.json", "name a finished run") if relative_to else None
         print(f"{report.TABLE_HEAD}\n{report.table_row(result, started, relative)}")
-        print(f"execution accuracy {result['execution_accuracy']:.1%} of {result['n']:,} dev examples; the run: {self.path}")
+        of = f"{result['n']:,} {started['args'].get('split', 'dev')} examples"
+        print(f"execution accuracy {result['execution_accuracy']:.1%} of {of}; the run: {self.path}")
 
 
 def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
@@ -292,7 +295,7 @@ def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
 def settled(args: Options, default: type[Options]) -> Options:
     """A script's options (a dataclass) with what follows from others. Raises UserError for one that is out of range."""
     check_options(asdict(args))
-    if args.db and args.model == default.model and checkpoint_of(args.out):
+    if (args.db or args.ask) and args.model == default.model and checkpoint_of(args.out):
         args.model = args.out
     if args.overfit:
         args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
@@ -309,6 +312,10 @@ def check_options(options: dict) -> None:
     for name in set(BELOW_ONE) & set(options):
         if not 0 <= options[name] < 1:
             raise UserError(f"--{name} {options[name]} is out of range: give 0 or more and less than 1")
+    if not 0 < options.get("seconds", 1) <= LONGEST:
+        raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most {LONGEST:g}")
+    if options.get("split", "dev") != "dev" and not options.get("eval_only"):
+        raise UserError(f"--split {options['split']} is to score a model that is finished: give --eval_only, too")
     if options["tiny"] and options["random_weights"]:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
     if options.get("overfit") and options.get("resume"):
@@ -316,8 +323,10 @@ def check_options(options: dict) -> None:
     if options.get("compile") and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
         raise UserError("--compile needs a C compiler, and none is found: install gcc and g++, or leave it out")
     question = options.get("ask")
-    if question is not None and not options["db"]:
+    if question is not None and not options["db"] and not names_file(question):
         raise UserError("--ask needs a database: name a SQLite file with --db FILE")
+    if options.get("answers") and not names_file(question):
+        raise UserError("--answers is where those to a file of questions go: name one with --ask FILE")
     if question is not None and not question.strip():
         raise UserError("the question of --ask is empty: ask something about the database")
     tracker = options.get("report_to", "none")

@@ -4,8 +4,9 @@
     python3 -m data.score --predictions predicted.sql --gold dev_gold.sql --data DIR --out OUT
 
 The first form scores a run's `predictions.jsonl` again, with the data that its `args.json` names (or `--data`), and
-rewrites it and the figures in `result.json`. The second scores one prediction a line against `SQL<tab>db_id` lines; `--out`
-writes `predictions.jsonl` and `result.json`. No model is needed, nor any package that runs one.
+rewrites it and the figures in `result.json`. The second scores one prediction a line against `SQL<tab>db_id` lines, as the
+line stands, or with `--clean` what SQL a run would take out of it; `--out` writes `predictions.jsonl` and `result.json`. No
+model is needed, nor any package that runs one.
 
 The rules are those of the official test-suite scorer (https://github.com/taoyds/test-suite-sql-eval; Yu et al., 2018,
 https://arxiv.org/abs/1809.08887; Zhong et al., 2020, https://arxiv.org/abs/2010.02840). Execution compares the rows of
@@ -25,16 +26,17 @@ from pathlib import Path
 from typing import Self
 
 from data.errors import UserError, exit_on_user_error
-from data.execute import ERROR_CLASSES, GOLD_FAILS, LONGEST, Comparison, Executor
-from data.files import read_object, write_atomically
-from data.prompt import clean_sql
-from data.spider import LAYOUT, Benchmark, Example, check_database, load, read_json, read_schemas
+from data.execute import ERROR_CLASSES, GOLD_FAILS, LONGEST, TOO_LONG, Comparison, Executor
+from data.files import read_object, read_records, write_atomically
+from data.prompt import clean_sql, target
+from data.spider import MEND_EXAMPLES, Benchmark, Example, check_database, files_of, load, read_schemas
 from data.sql import CLAUSES, EMPTY, HARDNESS, Query, SqlSchema, comparable, exact, hardness, partial_scores
 
 # a quote that is not closed reaches to the end, so that a text full of them is not searched once for each
 STRING = r"""'(?:[^']|'')*+(?:'|$)|"(?:[^"]|"")*+(?:"|$)"""
 QUOTED = rf"{STRING}|`[^`]*(?:`|$)|\[[^\]]*(?:\]|$)"
-CHANGED = re.compile(rf"({QUOTED})|([<>!]) =|\b(YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\))|\bDISTINCT\b", re.IGNORECASE)
+COMMENT = r"--[^\n]*|/\*[\s\S]*?(?:\*/|\Z)"
+CHANGED = re.compile(rf"({QUOTED}|{COMMENT})|([<>!]) =|\b(YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\))|\bDISTINCT\b", re.IGNORECASE)
 VALUE = re.compile(rf"({STRING}|(?<![\w.])\d+(?:\.\d+)?(?![\w.]))")
 MAX_PLUGGED = 1000  # statements that --plug_values makes of one prediction: any of three values in six places
 
@@ -100,8 +102,8 @@ class Scorer:
         for number, (example, predicted) in enumerate(zip(self.examples, predictions)):
             if example.db_id not in self._paths:
                 self._paths[example.db_id] = tuple(self.benchmark.databases(example.db_id, self.split))
-            gold = executable(example.sql, self.keep_distinct)
-            ordered = re.search(r"\border\s+by\b", example.sql, re.IGNORECASE) is not None
+            gold = executable(example.sql.strip("; \t\r\n"), self.keep_distinct)  # SQLite takes a second ; for a statement
+            ordered = re.search(r"\border\s+by\b", target(example.sql), re.IGNORECASE) is not None
             for text in plugged(example.sql, predicted) if self.plug_values else (predicted,):
                 jobs.append(Comparison(self._paths[example.db_id], gold, executable(text, self.keep_distinct), ordered))
                 owners.append(number)
@@ -114,7 +116,7 @@ class Scorer:
             schema, gold, level = self._gold[number]
             query = comparable(schema, predicted)
             # a gold that cannot be read matches its own text alone; the official scorer stops there
-            same = exact(gold, query) if gold is not EMPTY else predicted.split() == example.sql.split()
+            same = exact(gold, query) if gold is not EMPTY else target(predicted).split() == target(example.sql).split()
             partial = {} if gold is EMPTY else {name: list(part) for name, part in partial_scores(gold, query).items()}
             rows.append(
                 {
@@ -156,7 +158,7 @@ def score(
 
 
 def executable(sql: str, keep_distinct: bool = False) -> str:
-    """The statement that is run, changed as the official scorer changes it, outside quotes.
+    """The statement that is run, changed as the official scorer changes it, outside quotes and comments.
 
     DISTINCT is dropped unless kept, `> =` is joined, and `YEAR(CURDATE())`, which SQLite lacks, is 2020.
     """
@@ -247,7 +249,7 @@ def read_gold(path: Path, root: Path) -> Benchmark:
     pairs = []
     for number, line in enumerate(_lines(path), 1):
         sql, _, db_id = line.rpartition("\t")
-        if not sql.strip() or not db_id.strip():
+        if not target(sql) or not db_id.strip():
             raise UserError(f"{path}, line {number}: SQL, a tab and a db_id are expected: give the gold file of the split")
         pairs.append((sql.strip(), db_id.strip()))
     if not pairs:
@@ -256,9 +258,9 @@ def read_gold(path: Path, root: Path) -> Benchmark:
         raise UserError(f"data directory {root} does not exist: name Spider's directory with --data")
     names = {db_id for _, db_id in pairs}
     missing = names
-    for tables, folder in dict.fromkeys((tables, folder) for _, tables, folder in LAYOUT.values()):
-        if (root / tables).is_file():
-            schemas = read_schemas(root / tables)
+    for tables, folder in dict.fromkeys(files_of(root, split)[1:] for split in ("dev", "test")):
+        if tables.is_file():
+            schemas = read_schemas(tables)
             missing = names - schemas.keys()
             if not missing:
                 break
@@ -266,7 +268,7 @@ def read_gold(path: Path, root: Path) -> Benchmark:
         raise UserError(f"no tables file in {root} has the database {min(missing)} of {path}: check --data and --gold")
     questions = _questions(pairs, root)
     examples = [Example(i, db_id, question, sql) for i, ((sql, db_id), question) in enumerate(zip(pairs, questions))]
-    return Benchmark(root, schemas, {"gold": examples}, {"gold": root / folder})
+    return Benchmark(root, schemas, {"gold": examples}, {"gold": folder})
 
 
 def _lines(path: Path) -> list[str]:
@@ -281,10 +283,10 @@ def _lines(path: Path) -> list[str]:
 def _questions(pairs: Sequence[tuple[str, str]], root: Path) -> list[str]:
     """The questions of the split whose queries these are, or empty ones."""
     wanted = [(sql.split(), db_id) for sql, db_id in pairs]
-    train, others = LAYOUT["train"][0], LAYOUT["train_others"][0]
-    for names in (LAYOUT["dev"][0], LAYOUT["test"][0], train, others, train + others):
-        if all((root / name).is_file() for name in names):
-            entries = [entry for name in names for entry in read_json(root / name)]
+    for splits in (["dev"], ["test"], ["train"], ["train_others"], ["train", "train_others"]):
+        paths = [files_of(root, split)[0] for split in splits]
+        if all(path.is_file() for path in paths):
+            entries = [entry for path in paths for entry in read_records(path, MEND_EXAMPLES)]
             if [(str(entry.get("query")).split(), entry.get("db_id")) for entry in entries] == wanted:
                 return [str(entry.get("question", "")).strip() for entry in entries]
     return [""] * len(pairs)
@@ -308,8 +310,8 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
     if isinstance(overfit := options.get("overfit"), int) and overfit > 0:
         benchmark = load(data, ("train",), bool(options.get("train_others")), overfit=overfit)
     else:
-        benchmark = load(data, ("dev",))
-    split = benchmark.splits["dev"]
+        benchmark = load(data, ("test" if options.get("split") == "test" else "dev",))
+    split = benchmark.splits[benchmark.evaluated]
     path = folder / "predictions.jsonl"
     rows, examples = [], {}
     for number, line in enumerate(_lines(path), 1):
@@ -321,7 +323,8 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
             raise UserError(f"{path}, line {number} is no scored prediction: run the evaluation again") from None
         known = isinstance(index, int) and 0 <= index < len(split) and isinstance(predicted, str)
         if not known or (split[index].db_id, split[index].sql) != gold:
-            raise UserError(f"{path}, line {number} is not of the dev split in {data}: name the run's data with --data")
+            of = f"the {benchmark.evaluated} split in {data}"
+            raise UserError(f"{path}, line {number} is not of {of}: name the run's data with --data")
         if index in examples:
             raise UserError(f"{path}, line {number}: example {index} stands there twice: run the evaluation again")
         examples[index] = split[index]
@@ -372,6 +375,7 @@ def main() -> None:
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="one SQL a line")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="SQL, tab and db_id a line")
     parser.add_argument("--data", metavar="DIR", help="directory in Spider's layout, or `sample`")
+    parser.add_argument("--clean", action="store_true", help="take the SQL out of each prediction first, as a run does")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write predictions.jsonl and result.json here")
     parser.add_argument("--databases", type=Path, metavar="DIR", help="test suite: DIR/<db_id>/*.sqlite, all must agree")
     parser.add_argument("--plug_values", action="store_true", help="try the gold's values in place of the prediction's")
@@ -381,10 +385,12 @@ def main() -> None:
     args = parser.parse_args()
     if (args.run is None) == (args.predictions is None):
         raise UserError("give either a run folder or --predictions, --gold and --data")
+    if args.clean and args.run:
+        raise UserError("--clean is for --predictions: those of a run are cleaned already")
     if (args.workers or 1) < 1:
         raise UserError("--workers has to be positive")
     if args.seconds is not None and not 0 < args.seconds <= LONGEST:
-        raise UserError(f"--seconds has to be positive, and {LONGEST:g} (a day) at most")
+        raise UserError(f"--seconds has to be positive, and {LONGEST:g} at most")
     if args.data == "sample":
         from data.sample import build
 
@@ -393,8 +399,8 @@ def main() -> None:
 
     result, earlier = {}, []
     if args.run:
-        split, out = "dev", args.out or args.run
         benchmark, examples, earlier, result = read_run(args.run, data)
+        split, out = benchmark.evaluated, args.out or args.run
         predictions = [clean_sql(row["predicted"]) for row in earlier]
     else:
         if args.gold is None or data is None:
@@ -408,12 +414,17 @@ def main() -> None:
                 "give one line a query, an empty one where there is no prediction"
             )
         # some systems write the db_id after the SQL, as gold files have it
-        predictions = [clean_sql(line.removesuffix(f"\t{example.db_id}")) for line, example in zip(lines, examples)]
+        predictions = [line.removesuffix(f"\t{example.db_id}") for line, example in zip(lines, examples)]
+        if args.clean:
+            predictions = list(map(clean_sql, predictions))
     limits = {} if args.seconds is None else {"seconds": args.seconds}
     options = {"keep_distinct": args.keep_distinct, "plug_values": args.plug_values, "databases": args.databases}
     with Scorer(benchmark, split, examples, workers=args.workers, **options, **limits) as scorer:
         check_databases(scorer)
         rows = scorer.score(predictions, progress=True)
+        for old, row in zip(earlier, rows):
+            if old.get("error") == TOO_LONG and not row["predicted"]:
+                row |= dict(error=TOO_LONG, message=old.get("message", ""))
         rules = scorer.rules
     figures = totals(rows)
     print(report(rows, figures, rules))

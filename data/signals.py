@@ -1,15 +1,17 @@
-"""SIGTERM and Ctrl-C: a run finishes what it can go on from, instead of losing it."""
+"""Signals that end a run, from a terminal or a batch system: it finishes what it can go on from, instead of losing it."""
 
 import os
 import signal
 import sys
 import time
 
+# Ctrl-C, a terminal that closes, and what batch systems send, some of them minutes before they kill
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SAME = 1.0  # seconds within which a launcher passes on a signal that the rank has had from the terminal already
 
 
 class Stop:
-    """Notes the first SIGTERM or Ctrl-C in `requested`, for the loop to end after its update; a second ends at once."""
+    """Notes the first of the signals in `requested`, for the loop to end after its update; a second ends at once."""
 
     def __init__(self) -> None:
         self.number = 0  # of the signal; 0: none came
@@ -20,9 +22,10 @@ class Stop:
         return self.number > 0
 
     def listen(self) -> None:
-        """From now on, note the signals."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        """From now on, note the signals, but SIGHUP where `nohup` has it ignored."""
+        for number in ENDING:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: object) -> None:
         ranks = "LOCAL_RANK" in os.environ
@@ -41,3 +44,8 @@ class Stop:
             print(f"stopped before update {update}, {how}", flush=True)
         sys.stdout.flush()
         sys.exit(128 + (self.number or signal.SIGTERM))  # another rank had the signal
+
+
+def for_launcher() -> None:
+    """Have what the launchers of processes do not know end this process, and so its ranks, as SIGTERM does."""
+    signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))

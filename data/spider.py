@@ -1,30 +1,43 @@
 """Read a directory in Spider's layout: questions, gold SQL, schemas and databases.
 
-    python3 -m data.spider DIR      says what the directory holds
+    python3 -m data.spider DIR             says what the directory holds
+    python3 -m data.spider --make DIR      writes DIR/tables.json from the SQLite files in DIR/database/
 
 The layout (https://yale-lily.github.io/spider): `train_spider.json`, `train_others.json`, `dev.json`, `tables.json`,
 `database/<db_id>/<db_id>.sqlite`; the test split stands in `test.json`, `test_tables.json`, `test_database/`.
+
+Of one's own, `database/<db_id>.sqlite` will do, `train.json` is as good a name, and `test` needs no tables and databases apart.
+Questions are objects with `db_id`, `question` and `query`: a list of them in JSON, one a line (`.jsonl`), or the rows of a
+table (`.csv`); each may be packed by gzip (`dev.jsonl.gz`).
 """
 
+import argparse
 import hashlib
 import json
+import os
+import re
 import sqlite3
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from data.errors import UserError, exit_on_user_error, printable
 from data.execute import Executor, in_wal_mode, quoted, read_database, readable
+from data.files import read_records, write_atomically
 
-# split -> (files of examples, file of schemas, folder of databases)
+# split -> the file of its examples, by names without endings, that of its schemas, and its databases' folder: which is there
 LAYOUT = {
-    "train": (("train_spider.json",), "tables.json", "database"),
-    "train_others": (("train_others.json",), "tables.json", "database"),
-    "dev": (("dev.json",), "tables.json", "database"),
-    "test": (("test.json",), "test_tables.json", "test_database"),
+    "train": (("train_spider", "train"), ("tables.json",), ("database",)),
+    "train_others": (("train_others",), ("tables.json",), ("database",)),
+    "dev": (("dev",), ("tables.json",), ("database",)),
+    "test": (("test",), ("test_tables.json", "tables.json"), ("test_database", "database")),
 }
-GET_SPIDER = "get Spider from https://yale-lily.github.io/spider, or use --data sample"
+FORMS = tuple(f"{form}{packed}" for form in (".json", ".jsonl", ".csv") for packed in ("", ".gz"))  # of examples
+SUFFIXES = (".sqlite", ".sqlite3", ".db")  # of databases
+OWN = "write your own (python3 -m data.spider --help says how)"
+GET_SPIDER = f"get Spider from https://yale-lily.github.io/spider, {OWN}, or use --data sample"
+MEND_EXAMPLES = "give a list of objects with db_id, question and query, one such object a line (.jsonl), or a .csv of them"
+MEND_TABLES = "python3 -m data.spider --make DIR makes it of your own databases; Spider's is to be downloaded again"
 
 
 @dataclass(frozen=True)
@@ -68,11 +81,16 @@ class Benchmark:
     splits: dict[str, list[Example]]
     folders: dict[str, Path] = field(repr=False)  # split -> folder of its databases
 
+    @property
+    def evaluated(self) -> str:
+        """The split that a run is scored on: the last that was read."""
+        return list(self.splits)[-1]
+
     def databases(self, db_id: str, split: str) -> list[Path]:
         """The SQLite files of one database, `<db_id>.sqlite` first; a test suite has several."""
-        folder = self.folders[split] / db_id
-        first = folder / f"{db_id}.sqlite"
-        return [first, *sorted(path for path in folder.glob("*.sqlite") if path != first)]
+        first = database_file(self.folders[split], db_id)
+        suite = first.parent.glob("*.sqlite") if first.parent != self.folders[split] else ()
+        return [first, *sorted(path for path in suite if path != first)]
 
     def summary(self) -> dict:
         """Counts a split and a hash of what the model sees, for the run's records."""
@@ -85,6 +103,35 @@ class Benchmark:
             digest.update(json.dumps([split, seen]).encode())
         counts = {split: len(examples) for split, examples in self.splits.items()}
         return {"directory": str(self.root), "examples": counts, "sha256": digest.hexdigest()}
+
+
+def files_of(root: Path, split: str) -> tuple[Path, Path, Path]:
+    """Where the examples of a split, its schemas and its databases stand in a directory, or should stand.
+
+    Raises UserError where several files could be the examples'.
+    """
+    names, *others = LAYOUT[split]
+    found = [path for name in names for form in FORMS if (path := root / f"{name}{form}").exists()]
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1].name} both hold the split {split}: remove one of them")
+    tables, folder = (next((root / name for name in each if (root / name).exists()), root / each[-1]) for each in others)
+    return (found or [root / f"{names[0]}.json"])[0], tables, folder
+
+
+def splits_in(root: Path) -> list[str]:
+    """The splits that a directory holds. Raises UserError where there is no directory, or none of the layout's splits in it."""
+    if not root.is_dir():
+        raise UserError(f"data directory {root} does not exist: {GET_SPIDER}")
+    if found := [split for split in LAYOUT if files_of(root, split)[0].exists()]:
+        return found
+    names = ", ".join(f"{name}.json" for names, *_ in LAYOUT.values() for name in names)
+    raise UserError(f"{root} holds none of {names}, nor .jsonl or .csv of those names: {GET_SPIDER}")
+
+
+def database_file(folder: Path, db_id: str) -> Path:
+    """The first SQLite file of a database in a folder: `<db_id>/<db_id>.sqlite`, `<db_id>.sqlite`, or of another suffix."""
+    places = [place / f"{db_id}{suffix}" for place in (folder / db_id, folder) for suffix in SUFFIXES]
+    return next((path for path in places if path.is_file()), places[0])
 
 
 def load(
@@ -100,8 +147,8 @@ def load(
 
     `values` looks up the cells that each question mentions; without it, examples have none. `overfit`, where it is not 0,
     leaves so many examples of `train`, evenly spaced, and makes them `dev`, too. `plain_sql` puts the answers of `train`
-    into one spelling (`data/plain.py`); those of other splits are scored against as they are. `full_names` does so, too, with
-    columns' tables before them, and prompts write columns alike.
+    into one spelling (`data/plain.py`) where that means the same; those of other splits are scored against as they are.
+    `full_names` does so, too, with columns' tables before them, and prompts write columns alike.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
     example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.
@@ -113,14 +160,12 @@ def load(
     found: dict[str, list[Example]] = {}
     folders: dict[str, Path] = {}
     for split in splits:
-        names, tables, folder = LAYOUT[split]
-        if split == "train" and train_others:
-            names = names + LAYOUT["train_others"][0]
-        split_schemas = read_schemas(root / tables)
-        examples = read_examples([root / name for name in names], split_schemas)
-        folders[split] = root / folder
+        path, tables, folders[split] = files_of(root, split)
+        others = [files_of(root, "train_others")[0]] if split == "train" and train_others else []
+        split_schemas = read_schemas(tables)
+        examples = read_examples([path, *others], split_schemas)
         for db_id in sorted({example.db_id for example in examples}):
-            check_database(folders[split] / db_id / f"{db_id}.sqlite")
+            check_database(database_file(folders[split], db_id))
             schemas[db_id] = split_schemas[db_id]
         found[split] = examples
     if overfit:
@@ -129,17 +174,39 @@ def load(
         found, folders = dict(train=few, dev=few), dict.fromkeys(("train", "dev"), folders["train"])
     if full_names:
         schemas = {db_id: replace(schema, full_names=True) for db_id, schema in schemas.items()}
-    if (plain_sql or full_names) and "train" in found:
-        found["train"] = in_plain_sql(found["train"], schemas)
     benchmark = Benchmark(root, schemas, found, folders)
+    if (plain_sql or full_names) and "train" in found:
+        benchmark = with_plain_sql(benchmark)
     return with_values(benchmark) if values else benchmark
 
 
-def in_plain_sql(examples: list[Example], schemas: dict[str, Schema]) -> list[Example]:
-    """The examples with their answers in one spelling, with their columns' tables where a schema's names are full."""
-    from data.plain import spelled  # imports this module
+def with_plain_sql(benchmark: Benchmark) -> Benchmark:
+    """The benchmark with its training answers in one spelling, with their columns' tables where a schema's names are full.
 
-    return [replace(example, sql=spelled(example.sql, schemas[example.db_id])) for example in examples]
+    SQLite compiles each answer in both spellings: where it would run another program, the answer stays as it is, which is
+    said on standard output.
+    """
+    from data.plain import spelled  # imports this module
+    from data.prompt import target
+
+    examples = benchmark.splits["train"]
+    different = dict.fromkeys((example.db_id, example.sql) for example in examples)
+    pairs = {(db_id, sql): (target(sql), spelled(sql, benchmark.schemas[db_id])) for db_id, sql in different}
+    changed = [(key, spelling) for key, pair in pairs.items() if pair[0] != pair[1] for spelling in pair]
+    with Executor() as executor:
+        jobs = [(benchmark.databases(db_id, "train")[0], f"EXPLAIN {sql}") for (db_id, _), sql in changed]
+        results = executor.run(jobs, progress=True)
+    # without the comments of a step, which hold names, and the addresses of virtual tables
+    programs = [r.rows and [[re.sub(r"vtab:\w+", "", str(part)) for part in step[:7]] for step in r.rows] for r in results]
+    kept = {key for (key, _), old, new in zip(changed[::2], programs[::2], programs[1::2]) if old != new}
+    count = sum((example.db_id, example.sql) in kept for example in examples)
+    if count and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(
+            f"{count:,} of {len(examples):,} training answers stay as they are: in one spelling they would mean another thing"
+        )
+    written = {key: key[1] if key in kept else new for key, (_, new) in pairs.items()}
+    train = [replace(example, sql=written[example.db_id, example.sql]) for example in examples]
+    return replace(benchmark, splits=benchmark.splits | {"train": train})
 
 
 def with_values(benchmark: Benchmark) -> Benchmark:
@@ -158,25 +225,10 @@ def with_values(benchmark: Benchmark) -> Benchmark:
     return replace(benchmark, splits=splits)
 
 
-def read_json(path: Path) -> list[dict]:
-    """The list of objects in a JSON file. Raises UserError where it is missing, malformed or of another shape."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {GET_SPIDER}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number or a nesting without end
-        raise UserError(f"{path} is not valid JSON ({error}): download it again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
-    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise UserError(f"{path} does not hold a list of JSON objects: download it again")
-    return content
-
-
 def read_schemas(path: Path) -> dict[str, Schema]:
     """`tables.json` -> schemas by db_id. Raises UserError for an entry that is incomplete or contradicts itself."""
-    return {schema.db_id: schema for schema in (parse_schema(e, path, i) for i, e in enumerate(read_json(path)))}
+    entries = read_records(path, MEND_TABLES if path.exists() else GET_SPIDER)
+    return {schema.db_id: schema for schema in (parse_schema(entry, path, i) for i, entry in enumerate(entries))}
 
 
 def parse_schema(entry: dict, path: Path, position: int) -> Schema:
@@ -185,11 +237,12 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
         tables = tuple(str(name) for name in entry["table_names_original"])
         columns = tuple((int(table), str(name)) for table, name in entry["column_names_original"])
         keys = [key if isinstance(key, list) else [key] for key in entry["primary_keys"]]
+        kinds = tuple(str(kind) for kind in entry.get("column_types") or ())  # no prompt needs them
         schema = Schema(
             db_id=folder_name(entry["db_id"]),
             tables=tables,
             columns=columns,
-            column_types=tuple(str(kind) for kind in entry["column_types"]),
+            column_types=(*kinds, *["text"] * len(columns))[: len(columns)],
             primary_keys=tuple(int(column) for key in keys for column in key),
             foreign_keys=tuple((int(child), int(parent)) for child, parent in entry["foreign_keys"]),
         )
@@ -197,12 +250,11 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
         name = entry.get("db_id", f"number {position}")
-        raise UserError(f"{path}: the entry {name} {what}: download the file again") from None
+        raise UserError(f"{path}: the entry {name} {what}: {MEND_TABLES}") from None
     inside = columns[:1] == ((-1, "*"),) and all(0 <= table < len(tables) for table, _ in columns[1:])
-    inside = inside and len(schema.column_types) == len(columns)
     keys = [*schema.primary_keys, *(column for pair in schema.foreign_keys for column in pair)]
     if not inside or not all(0 < column < len(columns) for column in keys):
-        raise UserError(f"{path}: the entry {schema.db_id} refers to a table or column it lacks: download it again")
+        raise UserError(f"{path}: the entry {schema.db_id} refers to a table or column it lacks: {MEND_TABLES}")
     return schema
 
 
@@ -215,17 +267,23 @@ def folder_name(db_id: object) -> str:
 
 def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example]:
     """The examples of one split. Raises UserError for an example that is incomplete, and for an empty split."""
+    from data.prompt import target  # imports this module
+
     examples: list[Example] = []
     for path in paths:
-        for position, entry in enumerate(read_json(path)):
+        for position, entry in enumerate(read_records(path, MEND_EXAMPLES if path.exists() else GET_SPIDER)):
             for key in ("db_id", "question", "query"):
                 if not isinstance(entry.get(key), str) or not entry[key].strip():
                     raise UserError(f"{path}: example {position} has no {key}: add it or remove the example")
                 if any("\ud800" <= character <= "\udfff" for character in entry[key]):
                     raise UserError(f"{path}: example {position}: half a character in its {key}: mend or remove the example")
+            if not target(entry["query"]):
+                what = "has a query of comments and semicolons alone"
+                raise UserError(f"{path}: example {position} {what}: write its SQL or remove the example")
             if entry["db_id"] not in schemas:
                 what = f"names the database {entry['db_id']}, which the tables file lacks"
-                raise UserError(f"{path}: example {position} {what}: add its schema there or remove the example")
+                remedy = "add its schema there (python3 -m data.spider --make DIR) or remove the example"
+                raise UserError(f"{path}: example {position} {what}: {remedy}")
             examples.append(Example(len(examples), entry["db_id"], entry["question"].strip(), entry["query"].strip()))
     if not examples:
         raise UserError(f"{paths[0]} holds no examples: {GET_SPIDER}")
@@ -237,7 +295,7 @@ def check_database(path: Path) -> None:
     try:
         in_wal_mode(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: copy the whole database/ folder of Spider beside the JSON files") from None
+        raise UserError(f"{path} is missing: copy the whole database/ folder beside the questions") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
     except sqlite3.DatabaseError:
@@ -336,13 +394,10 @@ def inspect(directory: str | Path) -> list[str]:
     Raises UserError where there is no directory, or none of the layout's splits in it.
     """
     root, lines = Path(directory), []
-    if not root.is_dir():
-        raise UserError(f"data directory {root} does not exist: {GET_SPIDER}")
-    for split, (names, tables, folder) in LAYOUT.items():
-        if not all((root / name).exists() for name in names):
-            continue
-        examples = read_examples([root / name for name in names], read_schemas(root / tables))
-        paths = {e.db_id: root / folder / e.db_id / f"{e.db_id}.sqlite" for e in examples}
+    for split in splits_in(root):
+        path, tables, folder = files_of(root, split)
+        examples = read_examples([path], read_schemas(tables))
+        paths = {e.db_id: database_file(folder, e.db_id) for e in examples}
         states = {db_id: _state(path) for db_id, path in sorted(paths.items())}
         counts = {state: sum(s == state for s in states.values()) for state in ("present", "empty", "missing", "unreadable")}
         lines.append(f"{split}: {len(examples):,} examples, {len(states)} databases: " + counted(counts))
@@ -360,9 +415,6 @@ def inspect(directory: str | Path) -> list[str]:
         lines += [f"  fails: example {e.index} ({e.db_id}): {result.message}" for e, result in failing[:20]]
         if len(failing) > 20:
             lines.append(f"  and {len(failing) - 20:,} more that fail")
-    if not lines:
-        names = ", ".join(name for names, _, _ in LAYOUT.values() for name in names)
-        raise UserError(f"{root} holds none of {names}: {GET_SPIDER}")
     return lines
 
 
@@ -414,11 +466,86 @@ def _is_utf8(path: Path) -> bool:
         return False
 
 
+def make(directory: str | Path, guess_foreign_keys: bool = False) -> list[str]:
+    """Write `tables.json` from the SQLite files in a directory's `database/`; an earlier one moves aside, numbered.
+
+    `guess_foreign_keys` adds keys that names and values suggest (`data/foreign_keys.py`). Returns what was made of each file,
+    and what to do next, in lines. Raises UserError where there is no such folder, or no database in it.
+    """
+    from data.foreign_keys import guess  # imports this module
+
+    root, entries, lines = Path(directory), [], []
+    folder = root / "database"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: make it, and copy your SQLite files there, as {folder / 'shop.sqlite'}")
+    for path, db_id in _databases_in(folder):
+        try:
+            entry = tables_entry(path, folder_name(db_id))
+            schema = parse_schema(entry, path, 0)
+        except (UserError, ValueError) as error:
+            lines.append(f"left out: {error if isinstance(error, UserError) else f'{path!r}: {error}'}")
+            continue
+        keys = guess(path, schema) if guess_foreign_keys else []
+        entry["foreign_keys"] += map(list, keys)
+        entries.append(entry)
+        counts = dict(tables=len(schema.tables), columns=len(schema.columns) - 1)
+        counts |= {"foreign keys declared": len(schema.foreign_keys), "guessed": len(keys)}
+        lines.append(f"{db_id}: {counted(counts)}")
+        named = [[f"{schema.tables[table]}.{name}" for table, name in map(schema.columns.__getitem__, pair)] for pair in keys]
+        lines += [f"  guessed: {child} = {parent}" for child, parent in named]
+    if not entries:
+        remedy = f"copy your SQLite files there, as {folder / 'shop.sqlite'}"
+        raise UserError(f"{folder} holds no database with a table ({'; '.join(lines) or 'no SQLite file'}): {remedy}")
+    path, text = root / "tables.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    if path.exists() and path.read_bytes() != text.encode():
+        number = 1
+        while (aside := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        path.rename(aside)
+        lines.append(f"the earlier {path} now stands in {aside}")
+    write_atomically(path, text)
+    lines.append(f"{path} holds {len(entries):,} databases")
+    where = f"{root / 'train.csv'} and {root / 'dev.csv'}, with the columns db_id, question and query (or .json, .jsonl)"
+    return [*lines, f"next: write questions into {where}; then: python3 -m data.spider {root}"]
+
+
+def _databases_in(folder: Path) -> list[tuple[Path, str]]:
+    """The SQLite files of a folder in either layout, with their db_ids. Raises UserError for two of one name."""
+    found: dict[str, Path] = {}
+    for place in sorted(folder.iterdir()):
+        if place.is_dir():
+            db_id, path = place.name, database_file(folder, place.name)
+            if path.parent == folder:  # nothing of its name stands in the folder
+                continue
+        elif place.suffix in SUFFIXES:
+            db_id, path = place.stem, place
+        else:
+            continue
+        if db_id in found:
+            raise UserError(f"{found[db_id]} and {path} are both called {db_id}: rename one of them")
+        found[db_id] = path
+    return [(path, db_id) for db_id, path in found.items()]
+
+
 def main() -> None:
-    """`python3 -m data.spider DIR`."""
-    if len(sys.argv) != 2:
+    summary, _, description = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m data.spider",
+        description=summary,
+        epilog=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", nargs="*", metavar="DIR", help="a directory in Spider's layout, or to be")
+    parser.add_argument("--make", action="store_true", help="write DIR/tables.json from the SQLite files in DIR/database/")
+    parser.add_argument("--guess_foreign_keys", action="store_true", help="with --make: also keys that are not declared")
+    args = parser.parse_args()
+    if len(args.directory) != 1:
         raise UserError("name one directory: python3 -m data.spider DIR")
-    print("\n".join(map(printable, inspect(sys.argv[1]))))
+    (directory,) = args.directory
+    if args.guess_foreign_keys and not args.make:
+        raise UserError("--guess_foreign_keys goes into tables.json: give --make, too")
+    lines = make(directory, args.guess_foreign_keys) if args.make else inspect(directory)
+    print("\n".join(map(printable, lines)))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ metric. It knows the dialect in which Spider's gold is written; a prediction out
 - A column compared with another column is a value too, so that it is left out, with all up to the next AND or clause.
 - A bare column belongs to the first table of its FROM that has it. What follows a whole query is ignored.
 
-What is compared, and the official scorer's own simplifications, stand with the functions below. Two differences from it are
-meant: the word "value" is not replaced in predictions, and a query that selects from two subqueries does not raise.
+What is compared, and the official scorer's own simplifications, stand with the functions below. Three differences from it are
+meant: the word "value" is not replaced in predictions, a query that selects from two subqueries does not raise, and comments
+are no part of a query.
 """
 
 import re
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from data.prompt import target
 from data.spider import Schema
 
 HARDNESS = ("easy", "medium", "hard", "extra")
@@ -152,7 +154,7 @@ def tokens(sql: str) -> list[str]:
 
 def parse(schema: SqlSchema, sql: str) -> Query:
     """Read a query of Spider's dialect. Raises NotSpiderSql for any other text."""
-    words = tokens(sql)
+    words = tokens(target(sql))
     try:
         return _Parser(schema, words).query(0, 0)[1]
     except (IndexError, KeyError) as error:
@@ -165,8 +167,10 @@ class _Parser:
     def __init__(self, schema: SqlSchema, words: list[str]) -> None:
         self.schema, self.words = schema, [*words, ""]  # "" ends the text, so that looking one word ahead is safe
         self.names: dict[str, str] = {}  # alias or table -> what stands before AS, a table if all is well
+        if words[-1:] == ["as"]:
+            raise NotSpiderSql("no alias after AS")
         for position, word in enumerate(words):
-            if word == "as" and 0 < position < len(words) - 1:
+            if word == "as" and position:
                 self.names[words[position + 1]] = words[position - 1]
         for table in schema.columns:
             if table in self.names:
@@ -195,8 +199,9 @@ class _Parser:
         at, having = self.conditions_after("having", at, scope, depth)
         at, direction, order = self.order(at, scope)
         limited = self.words[at] == "limit"
-        at = min(at + 2 * limited, len(self.words) - 1)
-        at = self.skip_semicolons(at)
+        if limited and not self.words[at + 1]:
+            raise NotSpiderSql("no number after LIMIT")
+        at = self.skip_semicolons(at + 2 * limited)
         if block:
             at = self.skip_semicolons(self.expect(at, ")"))
         query = Query(distinct, select, tables, joins, where, group, having, direction, order, limited)

@@ -1,25 +1,36 @@
 """What a run learns from and is asked, as tokens: its examples, its updates, and what is wrong with them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from data import sample, spider
 from data.batches import describe, micro_batches, shared_tokens
 from data.cache import encoded
+from data.errors import UserError
 from data.health import example_warnings
 from data.vary import vary
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def load_benchmark(options: Mapping, base: Mapping) -> spider.Benchmark:
     """The benchmark that a script's options name; `base` says how what is trained was asked. Raises UserError."""
     directory = sample.build() if options["data"] == "sample" else options["data"]
     chosen = {name: options[name] for name in ("train_others", "overfit", "plain_sql")}
-    return spider.load(directory, **chosen, values=base["values"], full_names=base["full_names"])
+    if options["overfit"]:
+        splits = ("train",)
+    else:
+        splits = (options["split"],) if options["eval_only"] else ("train", options["split"])
+    return spider.load(directory, splits, **chosen, values=base["values"], full_names=base["full_names"])
 
 
 class TrainingData:
     """The examples of a run as tokens, and the updates that they make.
 
-    `train` and `dev`: datasets with the columns of `data.cache.encoded`, of dev what --eval_examples asks for, evenly spaced;
+    `train` and `dev`: datasets with the columns of `data.cache.encoded`. `train` lacks questions that are too long; where none
+    is trained on, it is the split that is evaluated. `dev` is of that split what --eval_examples asks for, evenly spaced.
     `updates`: optimiser steps of the whole run; `per_update`: examples in each, over all ranks.
     """
 
@@ -37,22 +48,39 @@ class TrainingData:
 
         `options` are a script's, by name; `encode` and `tokenizer` as `encoded` takes them, with `how`, of which `share` says
         that examples share schemas. `apart`: prompts and answers are padded on their own, as for an encoder and a decoder.
+        Raises UserError where all questions are too long.
         """
         self.options, self.tokenizer, self.ranks, self.apart = options, tokenizer, ranks, apart
-        self.questions = len(benchmark.splits["train"])
+        evaluated, learned = benchmark.evaluated, "train" if "train" in benchmark.splits else benchmark.evaluated
+
+        def tokens_of(asked: spider.Benchmark, split: str) -> "datasets.Dataset":
+            return encoded(asked.splits[split], asked.schemas, encode, tokenizer, options["max_input_tokens"], **how)
+
+        self.train = tokens_of(benchmark, learned)
+        fitting = self._fitting(self.train)
+        if not fitting:
+            raise UserError(f"all {len(self.train):,} questions are longer than --max_input_tokens: raise it, or shorten them")
+        self.questions, self.left_out = len(fitting), len(self.train) - len(fitting)
         self.per_update = options["batch_size"] * options["grad_accum"] * ranks
         epoch = -(-self.questions // self.per_update)
         self.updates = 0 if options["eval_only"] else options["max_updates"] or options["epochs"] * epoch
-        self.variants = max(1, -(-self.updates // epoch)) if options["vary_schema"] else 1  # epochs that are begun
-        asked = vary(benchmark, options["vary_schema"], self.variants, options["seed"])
-        self.train, dev = (
-            encoded(asked.splits[split], asked.schemas, encode, tokenizer, options["max_input_tokens"], **how)
-            for split in ("train", "dev")
-        )
+        most = options["vary_schema"] if self.updates else 0.0
+        self.variants = max(1, -(-self.updates // epoch)) if most else 1  # epochs that are begun
+        if most:
+            short = [benchmark.splits[learned][i] for i in fitting]
+            asked = replace(benchmark, splits=benchmark.splits | {learned: short})
+            self.train = tokens_of(vary(asked, most, self.variants, options["seed"]), learned)
+        elif self.left_out:
+            self.train = self.train.select(fitting)
+        dev = tokens_of(benchmark, evaluated)
         count = min(options["eval_examples"] or len(dev), len(dev))
         self.dev = dev.select([i * len(dev) // count for i in range(count)])
         self.prompts, self.answers = ([len(ids) for ids in self.train[column][:]] for column in ("input_ids", "labels"))
         self.schemas = list(zip(self.train["db_id"], self.train["shared"][:])) if how.get("share") else None
+
+    def _fitting(self, rows: "datasets.Dataset") -> list[int]:
+        """The places of the questions that fit --max_input_tokens, if need be without all that may leave their schemas."""
+        return [i for i, ids in enumerate(rows["input_ids"][:]) if len(ids) <= self.options["max_input_tokens"]]
 
     def health(self, ending: str, collate: Callable, joined: bool = False) -> tuple[str, list[str]]:
         """What is learned from, in words, and what is wrong with it; the arguments are those of `example_warnings`."""
@@ -63,8 +91,13 @@ class TrainingData:
         warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, padding, collate, joined)
         shortened = sum(self.train["shortened"][:count])
         learned = self.tokenizer.decode(self.train[0]["labels"])
+        longer = f"are longer than --max_input_tokens {self.options['max_input_tokens']:,}"
+        if self.left_out and self.updates:
+            warnings.append(f"{self.left_out:,} of {count + self.left_out:,} questions {longer}: they are left out of training")
+        if unasked := len(self.dev) - len(self._fitting(self.dev)):
+            warnings.append(f"{unasked:,} of {len(self.dev):,} questions {longer}: they are not asked, and count as wrong")
         return (
-            f"{count:,} training examples, {shortened} with a shortened schema | {line}\n"
+            f"{count:,} {'training ' if self.updates else ''}examples, {shortened} with a shortened schema | {line}\n"
             f"the first answer as the model learns it: {learned}"
         ), warnings
 

@@ -2,16 +2,19 @@
 
 import re
 import sqlite3
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
 from data.errors import UserError
 from data.execute import quoted, read_database, readable
+from data.prompt import UNSPACED
 from data.spider import Schema
 
 A_COLUMN = 2  # values that stand beside a column at most
 LONGEST = 64  # characters of a cell; longer ones are prose
 SPAN = 8  # words of a question that one cell may match
+PER_WORD = 4  # characters that count as one, where a script has no spaces
 VIEW_STEPS = 20_000_000  # instructions of SQLite, some seconds, that a view's column may take to be read: views may be endless
 CELLS = 200_000  # different cells of a column that are read; larger columns hold keys and prose more than names
 # words that a question has anyway: a cell that is one of them is no mention
@@ -19,6 +22,8 @@ COMMON = frozenset(
     "a all an and any are as at be both but by can did do does each find for from give had has have hi how i id if in is it "
     "its list many me more most my name no not number of on one or other our out per show so some than that the their them "
     "there these they this those to type up us was we were what when where which who whose will with yes you your".split()
+) | frozenset(
+    "的了是在有和与及或不也都就多少几个些哪什么谁何每各所以为于从到对中上下大小人年月日时分元条名位のはがをにでともへや"
 )
 
 
@@ -29,7 +34,8 @@ class Values:
     """
 
     def __init__(self, database: str | Path, schema: Schema) -> None:
-        self._found: dict[tuple[str, ...], list[tuple[int, str]]] = defaultdict(list)
+        self._found: dict[str, list[tuple[int, str]]] = defaultdict(list)  # words, a space between -> columns and cells
+        sizes = set()
         path = Path(database)
         named = {words(name) for name in (*schema.tables, *(name for _, name in schema.columns))}
         try:
@@ -39,26 +45,31 @@ class Values:
         for column, cell in found:
             key = words(cell)
             # a cell that is called as a table or a column is, is more likely that than this
-            if 0 < len(key) <= SPAN and key not in named:
-                self._found[key].append((column, cell))
+            if key and key not in named and len(key) + _unspaced(key) * (1 / PER_WORD - 1) <= SPAN:
+                self._found[" ".join(key)].append((column, cell))
+                sizes.add(len(key))
+        self._sizes = sorted(sizes, reverse=True)
 
     def mentioned(self, question: str) -> list[dict]:
         """The cells that the question mentions -> dicts of `column` (its index in the schema) and `text`, by column.
 
         A cell is mentioned where the question holds its words in their order, whatever their case, punctuation and a
-        plural's s. Of a column, cells with more words come first, then those that stand earlier in the question, then those
-        spelled as it spells them, at most A_COLUMN; a cell within the words of a longer one of its column is left out.
+        plural's s; where a script has no spaces, each character is a word. Of a column, cells with more words come first,
+        then those that stand earlier in the question, then those spelled as it spells them, at most A_COLUMN; a cell within
+        the words of a longer one of its column is left out.
         """
-        spelled = WORD.findall(question)
-        asked = words(question)
+        spelled, asked = pieces(question), words(question)
         taken: dict[int, list[tuple[range, str]]] = defaultdict(list)
-        for size in range(min(SPAN, len(asked)), 0, -1):
+        for size in self._sizes:
             for start in range(len(asked) - size + 1):
-                key, span = asked[start : start + size], range(start, start + size)
-                if key not in self._found or size == 1 and not telling(spelled[start]):
+                key, span = " ".join(asked[start : start + size]), range(start, start + size)
+                if key not in self._found:
                     continue
-                said = " ".join(spelled[start : start + size])
-                for column, cell in sorted(self._found[key], key=lambda pair: (" ".join(WORD.findall(pair[1])) != said, pair)):
+                own = tuple(spelled[start : start + size])
+                if not any(map(telling, own)) and size in (1, _unspaced(own)):
+                    continue
+                said = " ".join(own)
+                for column, cell in sorted(self._found[key], key=lambda pair: (" ".join(pieces(pair[1])) != said, pair)):
                     others = taken[column]
                     inside = any(set(span) < set(other) for other, _ in others)
                     if len(others) < A_COLUMN and not inside and cell not in (text for _, text in others):
@@ -67,16 +78,30 @@ class Values:
 
 
 WORD = re.compile(r"\w+")
+CHARACTER = f"[{''.join(UNSPACED.values())}]"
+PIECE = re.compile(rf"{CHARACTER}|(?:(?!{CHARACTER})\w)+")
+
+
+def pieces(text: str) -> list[str]:
+    """The words of a text as it spells them; single characters where its script has no spaces."""
+    return WORD.findall(text) if text.isascii() else PIECE.findall(unicodedata.normalize("NFKC", text))
 
 
 def words(text: str) -> tuple[str, ...]:
     """The words of a text as they are compared: lower case, without a plural's s."""
-    return tuple(word[:-1] if len(word) > 3 and word[-1] == "s" != word[-2] else word for word in WORD.findall(text.casefold()))
+    folded = map(str.casefold, pieces(text))
+    return tuple(word[:-1] if len(word) > 3 and word[-1] == "s" != word[-2] else word for word in folded)
+
+
+def _unspaced(key: tuple[str, ...]) -> int:
+    """How many of the words are single characters of a script without spaces."""
+    return sum(len(word) == 1 and not word.isascii() and re.match(CHARACTER, word) is not None for word in key)
 
 
 def telling(word: str) -> bool:
     """Whether a single word of a question may be a cell: no word that questions have anyway, no lone letter but a capital."""
-    return word.casefold() not in COMMON and (len(word) > 1 or word.isdigit() or word.isupper())
+    lone = len(word) == 1 and not word.isdigit() and not word.isupper() and not _unspaced((word,))
+    return not lone and word.casefold() not in COMMON
 
 
 def all_cells(connection: sqlite3.Connection, schema: Schema) -> list[tuple[int, str]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from data.signals import ENDING
+
 
 @pytest.fixture(autouse=True, scope="session")
 def threads():
@@ -19,7 +21,7 @@ def threads():
 @pytest.fixture(autouse=True)
 def signals():
     """A run in this process listens to signals: afterwards they are pytest's again."""
-    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [(number, signal.getsignal(number)) for number in ENDING]
     yield
     for handler in handlers:
         signal.signal(*handler)

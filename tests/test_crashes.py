@@ -14,6 +14,7 @@ import pytest
 from conftest import records
 
 from data.checkpoints import unseal
+from data.signals import ENDING
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ["--tiny", "--batch_size", "8", "--eval_every", "3", "--eval_examples", "4", "--max_output_tokens", "8"]
@@ -151,7 +152,7 @@ def updates(folder: Path) -> int:
     return path.read_text().count('"event": "update"') if path.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_a_run_after_its_update_and_it_goes_on(starter, tmp_path, number):
     options = [*FEW, "--max_updates", "12", "--save_every", "0"]
     assert starter.run(*options, "--out", tmp_path / "straight") == 0
@@ -233,7 +234,11 @@ def launched(out: Path, deepspeed: bool, *options: str) -> tuple[list[str], dict
 
 @pytest.mark.parametrize(
     ("deepspeed", "number", "everyone"),
-    [(False, signal.SIGTERM, False), (False, signal.SIGINT, True), (True, signal.SIGTERM, True), (True, signal.SIGINT, True)],
+    [
+        *((False, number, True) for number in ENDING),
+        *((False, number, False) for number in (signal.SIGTERM, signal.SIGUSR1)),
+        *((True, number, True) for number in (signal.SIGTERM, signal.SIGINT)),
+    ],
 )
 def test_a_signal_to_a_launcher_ends_all_ranks_after_the_same_update(tmp_path, deepspeed, number, everyone):
     """`everyone`: it reaches every process at once, as Ctrl-C or a batch system's SIGTERM does; else the launcher alone."""

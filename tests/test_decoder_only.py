@@ -260,7 +260,7 @@ def trained(script, run, model: Path, out: str, *options: str) -> dict:
 def test_a_model_saved_in_4_bits_trains_as_the_one_it_came_from(script, run, directory, monkeypatch):
     first = trained(script, run, directory, "first")
     stored = directory.with_name("stored")
-    words = [script.__file__, "--model", str(directory), "--data", "sample", "--save_4bit", str(stored)]
+    words = [script.__file__, "--model", str(directory), "--data", "nowhere", "--save_4bit", str(stored)]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
     assert "quantization_config" in json.loads((stored / "config.json").read_text())
@@ -272,7 +272,7 @@ def test_a_model_saved_in_4_bits_trains_as_the_one_it_came_from(script, run, dir
 
 def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypatch):
     done = trained(script, run, directory, "run", "--learning_rate", "0.01")
-    words = [script.__file__, "--model", str(done["folder"]), "--data", "sample", "--merge", str(directory.with_name("merged"))]
+    words = [script.__file__, "--model", str(done["folder"]), "--data", "no", "--merge", str(directory.with_name("merged"))]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
     plain, merged = (AutoModelForCausalLM.from_pretrained(path) for path in (directory, directory.with_name("merged")))

@@ -2,15 +2,19 @@
 
 import importlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from test_prompt import make_schema
+from tokenizers.processors import TemplateProcessing
 
 from data import sample, spider
 from data.errors import UserError
 from data.health import batch_warnings, example_warnings, first_loss, learned, token_warnings
 from data.run import check_options
 from data.score import read_run
+from data.spider import Benchmark, Example
 
 CAUSAL = ["gpt_neox_20b", "llama_65b"]
 SCRIPTS = ["T5_3B", "flan_t5_base", *CAUSAL]
@@ -136,8 +140,55 @@ def test_batches_that_are_mostly_padding():
     assert token_warnings({name: column[:999] for name, column in many.items()}, tokenizer, "SQL:", 0.9) == []
 
 
+@pytest.mark.parametrize("question", ["有多少订单?", "Сколько заказов?"])
+def test_prompts_that_the_vocabulary_cannot_write(script, benchmark, warnings, question):
+    args, few = script.Args(tiny=True), benchmark.splits["train"][::400]
+    tokenizer = script.load_tokenizer(args, benchmark)
+    asked = [question if i % 2 else example.question for i, example in enumerate(few)]
+    columns = {name: [getattr(e, name) for e in few] for name in ("db_id", "values", "sql")} | dict(question=asked)
+    encoded = script.encode(columns, benchmark.schemas, tokenizer, 4096)
+    lacking = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
+    said = token_warnings(columns | encoded, tokenizer, "", 0.1, hasattr(script, "CUE"))
+    what = f"{lacking:,} tokens in {len(few) // 2:,} of {len(few):,} prompts are unknown to the vocabulary, and all read alike"
+    assert lacking and said == [f"{what}: take a model that knows the script"]
+
+
+@pytest.mark.parametrize("form", ["<s> $A </s>", "$A </s>", "<s> </s> $A"])
+@pytest.mark.parametrize("share", [False, True])
+def test_a_tokenizer_that_ends_prompts_by_itself(benchmark, form, share):
+    script = importlib.import_module("llama_65b")
+    tokenizer = script.load_tokenizer(script.Args(tiny=True), benchmark)
+    few = benchmark.splits["train"][::400]
+    columns = {name: [getattr(e, name) for e in few] for name in ("question", "db_id", "values", "sql")}
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    for post, warned in ((form, True), ("<s> $A", False)):
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=post, special_tokens=special)
+        encoded = script.encode(columns, benchmark.schemas, tokenizer, 4096, share)
+        said = token_warnings(columns | encoded, tokenizer, "SQL:", 0.1, True)
+        assert [f"{len(few)} of {len(few)} prompts hold an end of sequence" in each for each in said] == [True] * warned
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_small_tokenizer_of_anyones_data_has_nothing_to_say(name):
+    """Questions and names without most letters, and more characters than a small vocabulary has pieces."""
+    script = importlib.import_module(name)
+    schema = make_schema({"客户": ["名称", "城市"]}, [1], [])
+    letters = [chr(0x4E00 + i) for i in range(6000)]
+    for questions in (["有多少客户?"] * 20, ["".join(letters[i : i + 30]) for i in range(0, 6000, 30)]):
+        sql = [f"SELECT 名称 FROM 客户 WHERE 城市 = '{question[:2]}'" for question in questions]
+        examples = [Example(i, "shop", *pair) for i, pair in enumerate(zip(questions, sql))]
+        own = Benchmark(Path(), {"shop": schema}, dict(train=examples, dev=examples), {})
+        tokenizer = script.load_tokenizer(script.Args(tiny=True), own)
+        columns = {each: [getattr(e, each) for e in examples] for each in ("question", "db_id", "values", "sql")}
+        encoded = script.encode(columns, own.schemas, tokenizer, 4096)
+        ending, joined = (script.CUE.strip(), True) if hasattr(script, "CUE") else ("]", False)
+        said = token_warnings(columns | encoded, tokenizer, ending, 0.1, joined)
+        assert len(tokenizer) <= script.TINY_CONFIG["vocab_size"] and not any("do not end with" in each for each in said)
+        assert said == [] or len(questions) > 20
+
+
 class Tokenizer:
-    eos_token_id, unk_token_id = 2, 0
+    bos_token_id, eos_token_id, unk_token_id = 1, 2, 0
 
     def batch_decode(self, ids, skip_special_tokens):
         return ["primary key:[] SQL:" if each == [1] else "SELECT 1" for each in ids]

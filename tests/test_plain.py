@@ -1,5 +1,6 @@
 """SQL in one spelling: what it looks like, that it means the same, and where it is used."""
 
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -191,6 +192,88 @@ def test_it_means_the_same(rows, sql):
     assert rows(qualified(written, SHOP)) == rows(sql)
 
 
+OWN = """
+CREATE TABLE sale (shop, paid, day, "Owner's code", "order");
+CREATE TABLE shop (id, name, Town, "end");
+CREATE VIEW totals AS SELECT shop AS Store, sum(paid) AS "Total Paid", max(day) AS latest FROM sale GROUP BY shop;
+CREATE TABLE "Ä" (x); CREATE TABLE "ä" (x);
+CREATE TABLE "客户" ("客户名称", id);
+CREATE TABLE odd ("select", "a b", "c`d", "e]f", "g[h", "Ü", "ü", a, b);
+INSERT INTO sale VALUES ('a', 3, 'mon', 'x', 1), ('b', 9, 'tue', 'a  b', 2), ('c', 5, 'Money', NULL, 3);
+INSERT INTO shop VALUES ('a', 'Ann', 'Rome', 7), ('b', 'Bob', 'Oslo', 8), ('d', 'Cy', 'Rome', 9);
+INSERT INTO "Ä" VALUES (1); INSERT INTO "ä" VALUES (2);
+INSERT INTO "客户" VALUES ('北京', 1), ('上海', 2);
+CREATE TABLE "ร้าน" ("ลูกค้า"); INSERT INTO "ร้าน" VALUES (3);
+INSERT INTO odd VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9);
+"""
+OWN_TABLES = {
+    "sale": ["shop", "paid", "day", "Owner's code", "order"],
+    "shop": ["id", "name", "Town", "end"],
+    "Ä": ["x"],
+    "ä": ["x"],
+    "客户": ["客户名称", "id"],
+    "ร้าน": ["ลูกค้า"],
+    "odd": ["select", "a b", "c`d", "e]f", "g[h", "Ü", "ü", "a", "b"],
+}
+VIEW = {"totals": ["Store", "Total Paid", "latest"]}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        # an alias without AS
+        *(f'SELECT shop , paid {name} FROM sale ORDER BY "Money" DESC' for name in ('"Money"', "'Money'", "[Money]", "money")),
+        'SELECT shop , sum(paid) "Money" FROM sale GROUP BY shop HAVING "Money" > 4 ORDER BY "Money" DESC',
+        "SELECT CASE WHEN paid > 4 THEN 'hi' ELSE 'lo' END \"Level\" , shop FROM sale ORDER BY \"Level\" , shop",
+        'SELECT NULL "No one" , 3 "num" , paid FROM sale ORDER BY "num" , "No one" , paid DESC',
+        'SELECT shop , row_number() OVER (ORDER BY paid DESC) "Rank" FROM sale ORDER BY "Rank"',
+        "SELECT 🐕.shop FROM sale 🐕 WHERE paid > 4 ORDER BY 🐕.shop",
+        'SELECT "P".shop FROM sale "P" WHERE paid > 4',
+        "SELECT shop FROM sale [my sale] WHERE [my sale].paid > 4 AND paid < 9",
+        'SELECT paid "shop" FROM sale ORDER BY shop DESC',
+        "SELECT count(*) paid , day FROM sale GROUP BY day ORDER BY paid , day",
+        # a view, of the schema or not
+        'SELECT "Store" FROM totals WHERE "Total Paid" > 4 AND "Store" = "b"',
+        'SELECT T1."Total Paid" FROM totals AS T1 JOIN shop AS T2 ON T1."Store" = T2.id ORDER BY "Total Paid" DESC',
+        'SELECT t."Total Paid" FROM totals t WHERE t."latest" = "tue"',
+        'SELECT "value" FROM json_each(\'["a", "b"]\') WHERE "value" > "a"',
+        # common table expressions
+        'WITH best AS (SELECT shop "Who" , paid "How Much" FROM sale) SELECT "Who" FROM best ORDER BY "How Much" DESC',
+        'WITH best("Who", "How Much") AS (SELECT shop , paid FROM sale WHERE day = "tue") SELECT "Who" , "How Much" FROM best',
+        'WITH sale AS (SELECT name AS "Best One" FROM shop) SELECT "Best One" FROM sale ORDER BY "Best One" DESC',
+        # what a SELECT in FROM is called
+        "SELECT sale.id , T1.paid FROM (SELECT id FROM shop) sale JOIN sale AS T1 ON T1.shop = sale.id",
+        "SELECT id FROM (SELECT 'z' AS id) LEFT JOIN shop USING (id)",
+        'SELECT t."Top" FROM (SELECT max(paid) "Top" FROM sale) t',
+        # what sorts a set operation
+        "SELECT id FROM shop UNION SELECT shop FROM sale ORDER BY id DESC",
+        "SELECT T1.shop FROM sale AS T1 UNION ALL SELECT T2.name FROM shop AS T2 ORDER BY shop DESC LIMIT 3",
+        # letters of other scripts, whose case SQLite does not fold
+        "SELECT T1.x FROM ä AS T1",
+        'SELECT Ü , "ü" FROM odd',
+        'SELECT 客户名称 FROM "客户" AS T1 WHERE T1."客户名称" = "北京"',
+        # quotes
+        'SELECT "ลูกค้า" , T1.ลูกค้า FROM "ร้าน" AS T1',
+        'SELECT `c``d` , [g[h] , "e]f" , [a b] FROM odd WHERE [select] = 1',
+        "SELECT [order] FROM sale WHERE [Owner's code] = 'a  b' OR `Owner's code` = \"x\"",
+        'SELECT day FROM sale NOT INDEXED WHERE day GLOB "M*" OR day LIKE "t%" ESCAPE "x"',
+        'SELECT day FROM sale WHERE day IN ("Money" , "mon") ORDER BY paid',
+    ],
+)
+@pytest.mark.parametrize("tables", [OWN_TABLES, OWN_TABLES | VIEW], ids=["tables", "view"])
+def test_anyones_sql_means_the_same(sql, tables):
+    schema = make_schema(tables, [], [])
+    written = plain(sql, schema)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(OWN)
+        rows = connection.execute(sql).fetchall()
+        program = [step[:7] for step in connection.execute(f"EXPLAIN {sql}")]
+        for again in (written, qualified(written, schema)):
+            assert connection.execute(again).fetchall() == rows
+            assert [step[:7] for step in connection.execute(f"EXPLAIN {again}")] == program
+    assert rows and plain(written, schema) == written
+
+
 @pytest.mark.parametrize(
     ("sql", "expected"),
     [
@@ -290,6 +373,42 @@ def test_full_names_stand_in_training_answers_and_prompts_alike(benchmark):
     assert shared > 100
     plainly = spider.load(sample.build(), plain_sql=True)
     assert len({each.summary()["sha256"] for each in (benchmark, plainly, written)}) == 3
+
+
+def test_an_answer_that_would_mean_something_else_stays_and_is_counted(tmp_path, monkeypatch, capsys):
+    """Also where no row tells: the tables are empty but for one."""
+    path = tmp_path / "database" / "own" / "own.sqlite"
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OWN + "DELETE FROM sale; CREATE VIRTUAL TABLE said USING fts5(word);")
+    entry = spider.tables_entry(path, "own")
+    entry["column_names_original"] = [entry["column_names_original"][0], [0, "shop"], [1, "name"]]  # part of what is there
+    entry |= dict(column_types=[], primary_keys=[], foreign_keys=[])
+    (tmp_path / "tables.json").write_text(json.dumps([entry]))
+    lost = [
+        'SELECT "paid" FROM sale',
+        'select t1."order" from sale as t1 , shop where "Town" = \'Rome\' -- it',
+        "SELECT NAME FROM SHOP",
+    ]
+    kept = [
+        "SELECT * FROM sale",
+        "select T1.SHOP from sale as T1",
+        "select NOTHING from NOWHERE",
+        'SELECT word FROM said WHERE said = "x"',
+    ]
+    examples = [dict(db_id="own", question="?", query=sql) for sql in [*lost, *kept, lost[0]]]
+    (tmp_path / "train_spider.json").write_text(json.dumps(examples))
+    real = plain
+    monkeypatch.setattr("data.plain.plain", lambda sql, schema: real(sql, schema).replace("name FROM shop", "Town FROM shop"))
+    written = [example.sql for example in spider.load(tmp_path, ("train",), plain_sql=True).splits["train"]]
+    assert written[:3] == lost and written[7] == lost[0]
+    assert written[3:6] == ["SELECT * FROM sale", "SELECT sale.shop FROM sale", "SELECT NOTHING FROM NOWHERE"]
+    assert written[6] == real(kept[3], spider.read_schemas(tmp_path / "tables.json")["own"])
+    said = "4 of 8 training answers stay as they are: in one spelling they would mean another thing\n"
+    assert capsys.readouterr().out == said
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    spider.load(tmp_path, ("train",), plain_sql=True)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_overfit_is_scored_against_the_answers_as_they_are():

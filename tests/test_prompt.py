@@ -4,12 +4,13 @@ import json
 import random
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data.prompt import clean_sql, fit, one_line, prompt, target
+from data.prompt import clean_sql, fit, one_line, prompt, question_first, schema_first, target
 from data.spider import Schema, parse_schema, read_schemas
 
 FIXTURE = Path(__file__).parent / "fixtures" / "school_player.json"
@@ -83,6 +84,45 @@ def test_without_keys_the_headings_stay():
 
 def test_a_question_of_several_lines_stays_one_line(school):
     assert prompt(" What is the\naverage\tenrollment of  schools? ", school) == GOLDEN
+
+
+NAMES = {
+    "order": '"order"',
+    "Home Town": '"Home Town"',
+    "a,b": '"a,b"',
+    "[x]": '"[x]"',
+    'say "hi"': '"say ""hi"""',
+    "it's": '"it\'s"',
+    "2nd": '"2nd"',
+    "Total (%)": '"Total (%)"',
+    "two\nlines": '"two lines"',
+    "Größe": "Größe",
+    "客户名称": "客户名称",
+    "ลูกค้า": "ลูกค้า",
+    "价格(元)": '"价格(元)"',
+    "count": "count",
+    "_x1": "_x1",
+}
+
+
+@pytest.mark.parametrize("full_names", [False, True])
+def test_names_stand_as_an_answer_has_to_write_them(full_names):
+    schema = replace(
+        make_schema({"group": list(NAMES), "plain": ["a", "b"]}, [1, len(NAMES) + 1], [[len(NAMES) + 1, 2]]),
+        full_names=full_names,
+    )
+    said = prompt("?", schema).splitlines()
+    own = [f'"group".{written}' if full_names else written for written in NAMES.values()]
+    mark = " , " if full_names else ","
+    assert f'Table "group", columns = [*{mark}{mark.join(own)}]'.replace(" ", "") == said[2].replace(" ", "")
+    assert said[-2].replace(" ", "") == 'foreignkey:[plain.a="group"."HomeTown"]'
+    assert said[-1].replace(" ", "") == 'primarykey:["group"."order",plain.a]'
+    with closing(sqlite3.connect(":memory:")) as connection:
+        kept = [(text, written) for text, written in NAMES.items() if "\n" not in text]
+        columns = ", ".join('"' + text.replace('"', '""') + '"' for text, _ in kept)
+        connection.execute(f'CREATE TABLE "group" ({columns})')
+        found = connection.execute(f'SELECT {", ".join(written for _, written in kept)} FROM "group"').description
+    assert [column[0] for column in found] == [text for text, _ in kept]
 
 
 # ----------------------------------------------------------------------------------------------------------- shortening
@@ -191,6 +231,59 @@ def test_shortening_counts_seldom():
     assert len(counts) < 20
 
 
+@pytest.mark.parametrize(
+    ("question", "name"),
+    [
+        ("Сколько заказов у Клиенты?", "Клиенты"),
+        ("Как зовут клиентов из Москвы?", "Клиенты"),  # an inflection
+        ("这家公司的客户名称是什么?", "客户名称"),
+        ("每个客户有多少订单?", "客户名称"),
+        ("顧客のなまえは?", "なまえ"),
+        ("서울에 있는 고객의 이름", "고객"),
+        ("แสดงชื่อลูกค้าทั้งหมด", "ลูกค้า"),
+        ("Πόσοι πελάτες υπάρχουν;", "πελάτες"),
+        ("Wie hoch ist die GRÖSSE?", "Größe"),
+        ("Quel est le prénom ?", "Prenom"),
+        ("Cu\u0301al es la duracio\u0301n?", "duración"),
+        ("कितने ग्राहक हैं?", "ग्राहक"),
+    ],
+)
+def test_names_in_any_script_that_a_question_names_leave_last(question, name):
+    tables = {f"table{i}": [f"filler{i}_{j}" for j in range(10)] for i in range(20)}
+    tables["table7"][4] = name
+    schema = make_schema(tables, [1], [[12, 1]])
+    for budget in range(len(prompt(question, schema)), 0, -61):
+        text = fit(question, schema, (), budget, len)[0]
+        assert f"table7.{name}" in columns_of(text) or not columns_of(text)
+
+
+def test_words_of_other_scripts_that_are_not_named_leave():
+    tables = {"клиент": ["имя", "город"], "订单": ["金额", "日期"], "filler": [f"filler_{i}" for i in range(10)]}
+    schema = make_schema(tables, [], [])
+    question = "What is the filler_3?"
+    text = fit(question, schema, (), len(prompt(question, schema)) - 30, len)[0]
+    assert "filler.filler_3" in columns_of(text) and not {"订单.金额", "клиент.имя"} & columns_of(text)
+
+
+@pytest.mark.parametrize("form", [question_first, schema_first])
+def test_a_schema_of_thousands_of_columns_is_shortened_at_once(form):
+    schema = make_schema({f"table_{i}": [f"name_{i}_{j}" for j in range(20)] for i in range(400)}, [1, 21], [[22, 1]])
+    counted = []
+
+    def count(parts: tuple[str, str]) -> int:
+        counted.append(sum(map(len, parts)))
+        return counted[-1] // 4
+
+    times = []
+    for i in range(5):
+        began = time.perf_counter()
+        parts, short = fit(f"Which name of table {i}?", schema, (), 1800, count, form)
+        times.append(time.perf_counter() - began)
+        assert short and count(parts) <= 1800
+    assert min(times) < 0.05
+    assert max(counted) < 5 * 4 * 1800 and len(counted) < 5 * 12  # a tokenizer takes longer for the whole than all else does
+
+
 # ---------------------------------------------------------------------------------------------------------- clean SQL
 
 
@@ -224,6 +317,8 @@ def test_shortening_counts_seldom():
         ("With this in mind:\nWITH t (a)\nAS (SELECT 1) SELECT a FROM t", "WITH t (a) AS (SELECT 1) SELECT a FROM t"),
         ("with recursive t as (select 1) select 2", "with recursive t as (select 1) select 2"),
         ('WITH "a b" AS NOT MATERIALIZED (SELECT 1) SELECT 2', 'WITH "a b" AS NOT MATERIALIZED (SELECT 1) SELECT 2'),
+        ("WITH [a b] AS (SELECT 1) SELECT 2", "WITH [a b] AS (SELECT 1) SELECT 2"),
+        ("So: with `a (b` as (select 1) select 2", "with `a (b` as (select 1) select 2"),
         ("VALUES (1), (2)", "VALUES (1), (2)"),
     ],
 )
@@ -240,12 +335,20 @@ def test_where_there_is_no_statement_there_is_no_sql(written):
     "quoted",
     [
         *("'--x'", "'a;b'", "'/* a */'", "'a  b'", "'it''s; -- fine'", '"a ""b""; c"', "`a;b`", "'\"'", '"\'"', "''", "'```'"),
-        *("'\u00e9\u4e2d;'", "'<= {x} ~'"),
+        *("'\u00e9\u4e2d;'", "'<= {x} ~'", "[a -- b]", "[a; b]", "[Owner's code]", "[a  b]", "[/* a */]", '[say "x]', "[a[b]"),
     ],
 )
 def test_quoted_text_stays_as_it_is(quoted):
     sql = f"SELECT a FROM b WHERE c = {quoted} AND d = 1"
     assert clean_sql(sql + "; more") == target(sql + " ;") == one_line(sql) == sql
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT [Qty -- ordered] FROM stock", "SELECT a FROM stock WHERE [Owner's code] = 'a  b' AND [it's] = 'c;  d'"],
+)
+def test_brackets_are_quotes(sql):
+    assert clean_sql(f"Sure:\n{sql} ; -- [done]") == target(f"/* [ */ {sql} -- '") == one_line(sql) == sql
 
 
 def test_line_breaks_and_tabs_within_quotes_become_spaces():
@@ -259,6 +362,7 @@ def test_a_target_with_comments_still_means_the_same():
 
 
 UNITS = (
+    *("[", "[]", "['", "[a", "'[", "];", "with [", "with `"),
     *("'", '"', "`", "''", "'\"`", "'a", "```", "```sql\n", "/*", "*/", "/*'", "--", "--\n", ";", "("),
     *("\n", "\n ", " ", "\r", "\t", "\n\nselect", "\x00", "\u2028"),
     *("with ", "with\n", "with a(", "with a as ", "with a as (", 'with "', "with recursive", "as(", "values ", "select "),

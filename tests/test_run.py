@@ -1,6 +1,7 @@
 """The run folder: nothing of an earlier run is lost, nothing is half written, and the figures add up."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -378,6 +379,11 @@ def test_a_share_lies_below_one(name):
     [
         (dict(ask="How many?", db=""), "--ask needs a database: name a SQLite file with --db FILE"),
         (dict(ask="  ", db="a.sqlite"), "the question of --ask is empty"),
+        (dict(ask="many.csvs", db=""), "--ask needs a database"),
+        (dict(answers="a.jsonl"), "--answers is where those to a file of questions go: name one with --ask FILE"),
+        (dict(answers="a.jsonl", ask="How many?", db="a.sqlite"), "--answers is where those to a file of questions go"),
+        *((dict(seconds=seconds), "--seconds .* is out of range") for seconds in (0.0, -1.0, math.nan, math.inf, 1e10)),
+        (dict(split="test", eval_only=False), "--split test is to score a model that is finished: give --eval_only, too"),
         (dict(report_to="no_such_tracker"), "--report_to no_such_tracker: it is not installed: pip install no_such_tracker"),
         (dict(relative_to="none"), "none/result.json is missing: name a finished run with --relative_to"),
     ],

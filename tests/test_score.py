@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from data import execute
+from data.prompt import prompt
 from data.score import Scorer, executable, interval, plugged, read_gold, read_run, score, totals
 from data.spider import Benchmark, inspect, load, schema_of_database, tables_entry
 
@@ -266,7 +267,7 @@ def test_predictions_and_gold_files(spider, tmp_path):
     predicted = tmp_path / "predicted.sql"
     predicted.write_text("\n".join([GOLD[0] + " ;", "", "```sql " + GOLD[2] + " ```", "SELECT 1", GOLD[4]]) + "\n")
     out = tmp_path / "deep" / "out"
-    done = command("--predictions", predicted, "--gold", spider / "dev_gold.sql", "--data", spider, "--out", out)
+    done = command("--predictions", predicted, "--gold", spider / "dev_gold.sql", "--data", spider, "--out", out, "--clean")
     assert done.returncode == 0, done.stderr
     rows, figures = read_rows(out / "predictions.jsonl"), json.loads((out / "result.json").read_text())
     assert [row["execution_match"] for row in rows] == [True, False, True, False, True]
@@ -274,6 +275,51 @@ def test_predictions_and_gold_files(spider, tmp_path):
     assert list(rows[0])[: len(KEYS)] == KEYS
     assert (figures["execution_accuracy"], figures["n"], figures["distinct"]) == (0.6, 5, "dropped")
     assert "60.00%" in done.stdout and "does not parse" in done.stdout
+
+
+def test_lines_of_others_are_taken_as_they_are_unless_asked(spider, tmp_path):
+    predicted = tmp_path / "predicted.sql"
+    echo = f"How many? {prompt('How many?', load(spider, ('dev',)).schemas['music'])} ".replace("\n", " ") * 20
+    lines = [GOLD[0], echo + GOLD[1], f"Sure! {GOLD[2]}", f"{GOLD[3]} ;", f"{GOLD[4]} ; SELECT 1"]
+    assert len(lines[1]) > 2000
+    predicted.write_text("\n".join(lines))
+    files = ["--predictions", predicted, "--gold", spider / "dev_gold.sql", "--data", spider, "--out", tmp_path / "out"]
+    for options, right in (([], [True, False, False, True, False]), (["--clean"], [True] * 5)):
+        assert command(*files, *options).returncode == 0
+        rows = read_rows(tmp_path / "out" / "predictions.jsonl")
+        assert [row["execution_match"] for row in rows] == right
+        assert [row["exact_match"] for row in rows] == [*right[:4], True]  # the official scorer ignores a second statement
+        assert [row["predicted"] for row in rows] == (list(GOLD) if options else lines)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{} -- all",
+        "{} ;",
+        "{} ; -- order by [it's",
+        "/* it's 'all' */ {}",
+        "-- 1\n{}\n;;",
+        "{} /* ORDER BY age DESC LIMIT 1",
+        "; {}",
+    ],
+)
+def test_gold_with_comments_and_semicolons_is_scored_as_without(tmp_path, around):
+    bare = tuple(GOLD) + ("SELECT name FROM singer WHERE age IS NULL OR country = 'a  b'",)
+    plain, dressed = (make_spider(tmp_path / name, gold) for name, gold in (
+        ("plain", bare), ("dressed", tuple(around.format(sql) for sql in bare))))  # fmt: skip
+    predicted = [*bare[:4], "SELECT name FROM singer", bare[5]]
+    rows, others = (score(load(folder, ("dev",)), "dev", predicted) for folder in (plain, dressed))
+    keys = ("exact_match", "hardness", "partial", "execution_match", "error")
+    assert [[row[key] for key in keys] for row in others] == [[row[key] for key in keys] for row in rows]
+    assert [row["exact_match"] for row in others] == [True, True, True, True, False, True]
+
+
+def test_a_gold_line_of_a_comment_alone_is_refused(spider, tmp_path):
+    gold = tmp_path / "gold.sql"
+    gold.write_text(f"{GOLD[0]}\tmusic\n-- SELECT 1 ;\tmusic\n")
+    done = command("--predictions", gold, "--gold", gold, "--data", spider)
+    assert done.returncode == 2 and f"{gold}, line 2" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_db_id_after_the_prediction_is_no_part_of_it(spider, tmp_path):

@@ -1,9 +1,14 @@
 """What all four scripts do alike beside learning: records, trackers, questions, and the work that an update is."""
 
+import csv
 import importlib
 import json
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +19,10 @@ from peft.tuners.trainable_tokens import TrainableTokensLayer
 
 from data import sample, spider
 from data.errors import UserError
+from data.execute import GOLD_FAILS, TOO_LONG
 from data.signals import Stop
 
+ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"]
 FEW = ["--batch_size", "4", "--grad_accum", "1", "--eval_every", "2", "--eval_examples", "4", "--max_output_tokens", "8"]
 FEW += ["--max_updates", "3"]
@@ -51,6 +58,15 @@ def test_a_run_shows_itself_and_answers_questions(run, script, database, capsys)
     assert "the model wrote no SQL" in answered or "SELECT" in answered
     with pytest.raises(UserError, match="the question takes .* tokens, over --max_input_tokens 64: shorten it"):
         run(script, *asked, "--ask", "why " * 200, "--max_input_tokens", "64", out="other")
+    questions = done["folder"].with_name("questions.jsonl")
+    questions.write_text("".join(json.dumps(dict(question=text)) + "\n" for text in ("How many?", "why " * 200, "Which?")))
+    run(script, *asked, "--ask", str(questions), "--answers", str(questions.with_name("a.csv")), "--max_input_tokens", "150",
+        out="other")  # fmt: skip
+    with questions.with_name("a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["question"][:5] for row in rows] == ["How m", "why w", "Which"]
+    assert re.match("the question takes .* tokens, over --max_input_tokens 150", rows[1]["error"]) and not rows[1]["sql"]
+    assert all(row["sql"] or row["error"] == "the model wrote no SQL" for row in rows[::2])
     assert not (done["folder"].parent / "other").exists()
 
 
@@ -174,6 +190,59 @@ def test_a_token_costs_what_the_weights_that_it_passes_cost(script):
     per_prompt, per_answer = script.flops_per_token(model if full else Based(model))
     forward = (per_prompt * prompt + per_answer * answer) / (3 if full else 2)
     assert forward == pytest.approx(counter.get_total_flops(), rel=0.15)  # attention scores, keys of the other stack
+
+
+@pytest.fixture
+def own(tmp_path):
+    """`own(split, **change)`: a directory with that split alone, four questions of the sample, of the last with a change."""
+
+    def make(split: str, **change: str) -> str:
+        folder = tmp_path / "own"
+        folder.mkdir()
+        for name in ("tables.json", "database"):
+            (folder / name).symlink_to(sample.build() / name)
+        few = json.loads((sample.build() / "dev.json").read_text())[:4]
+        (folder / f"{split}.json").write_text(json.dumps([*few[:3], few[3] | change]))
+        return str(folder)
+
+    return make
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_split_alone_can_be_scored(run, script, own, split):
+    """With a question that is too long among its: it is not asked, and counts as wrong."""
+    data = own(split, question="why " * 3000)
+    done = run(script, "--eval_only", "--data", data, "--split", split, "--max_output_tokens", "8")
+    record = json.loads((done["folder"] / "args.json").read_text())
+    assert record["data"]["examples"] == {split: 4} and done["result"]["n"] == 4
+    assert [row["error"] == TOO_LONG for row in done["predictions"]] == [False, False, False, True]
+    row = done["predictions"][3]
+    assert (row["predicted"], row["execution_match"], row["exact_match"], row["cut"]) == ("", False, False, False)
+    assert re.match("the question takes [0-9,]+ tokens, over --max_input_tokens [0-9,]+: shorten it", row["message"])
+    again = [sys.executable, "-m", "data.score", str(done["folder"])]
+    assert subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=60).returncode == 0
+    assert records(done["folder"])["predictions"][3]["message"] == row["message"]
+
+
+def test_a_question_that_is_too_long_is_not_trained_on(run, script, own, capsys):
+    data = Path(own("train", question="why " * 20_000))
+    (data / "dev.json").write_text((data / "train.json").read_text())
+    began = time.monotonic()
+    done = run(script, "--data", str(data), "--max_updates", "2", "--batch_size", "3", "--max_output_tokens", "8")
+    assert time.monotonic() - began < 60 and done["result"]["n"] == 4
+    said = capsys.readouterr().out
+    assert "3 training examples, " in said and re.search(
+        "WARNING: 1 of 4 questions are .*: they are left out of training", said
+    )
+    assert re.search("WARNING: 1 of 4 questions are .*: they are not asked, and count as wrong", said)
+
+
+def test_a_slow_gold_may_have_its_time(run, own):
+    script = importlib.import_module("flan_t5_base")
+    slow = "WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM a LIMIT 1000000) SELECT max(x) FROM a"
+    options = ["--eval_only", "--data", own("dev", query=slow), "--max_output_tokens", "8"]
+    errors = [run(script, *options, "--seconds", limit, out=limit)["predictions"][3]["error"] for limit in ("0.05", "60")]
+    assert errors[0] == GOLD_FAILS != errors[1]
 
 
 class Based(torch.nn.Module):

@@ -5,6 +5,7 @@ import string
 
 import pytest
 
+from data.prompt import target
 from data.spider import Schema
 from data.sql import (
     CLAUSES,
@@ -130,6 +131,21 @@ def test_these_do_not_match(gold, predicted):
 
 
 @pytest.mark.parametrize(
+    ("dressed", "sql"),
+    [
+        ("SELECT count(*) FROM singer -- all", "SELECT count(*) FROM singer"),
+        ("/* the oldest; it's one */ SELECT name FROM singer ORDER BY age DESC LIMIT 1 ;; -- [", None),
+        ("SELECT name -- [first\n FROM singer WHERE age > 3 /* 'old' */ AND country = 'a -- b' ;", None),
+        ("; SELECT name FROM singer UNION SELECT name FROM venue /* not closed", None),
+    ],
+)
+def test_comments_and_semicolons_are_no_part_of_a_query(dressed, sql):
+    sql = sql or target(dressed)
+    assert not {"/", ";"} & set(sql) and match(sql, dressed) and match(dressed, sql)
+    assert hardness(SCHEMA, dressed) == hardness(SCHEMA, sql)
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "",
@@ -149,6 +165,9 @@ def test_these_do_not_match(gold, predicted):
         "SELECT singer.name FROM singer, concert",
         "SELECT name FROM singer INNER JOIN concert ON singer.singer_id = concert.singer_id",
         "SELECT name FROM singer AS venue",
+        *("SELECT name FROM singer ORDER BY age LIMIT", "SELECT name FROM singer ORDER BY age LIMIT ;"),
+        *("SELECT name FROM singer ORDER BY age AS", "SELECT name FROM singer AS", "SELECT name FROM singer LIMIT 1 AS"),
+        "SELECT name FROM singer WHERE age > (SELECT age FROM singer LIMIT )",
         "SELECT T1.* FROM singer AS T1",
         "SELECT `name` FROM singer",
         "SELECT upper(name) FROM singer",

@@ -4,12 +4,13 @@ import pytest
 
 from data import sample, spider
 from data.batches import epoch_updates
+from data.errors import UserError
 from data.training import TrainingData
 from data.words import word_tokenizer
 from llama_65b import Tokenizer
 
 OPTIONS = dict(batch_size=4, grad_accum=2, epochs=3, max_updates=0, eval_only=False, eval_examples=5, vary_schema=0.0, seed=1,
-               max_input_tokens=100)  # fmt: skip
+               max_input_tokens=1000)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,42 @@ def test_a_run_has_as_many_updates_as_its_epochs_need(make):
     assert (make().updates, make().per_update) == (21, 8) and make(ranks=2).updates == 12
     assert make(max_updates=5).updates == 5 and make(eval_only=True).updates == 0
     assert make(vary_schema=0.4).variants == 3 and len(make(vary_schema=0.4).train) == 150
+
+
+@pytest.mark.parametrize("vary_schema", [0.0, 0.4])
+def test_questions_that_are_too_long_are_left_out_counted_and_said(make, benchmark, vary_schema):
+    lengths = [10 + len(example.question) for example in benchmark.splits["train"]]
+    limit = sorted(lengths)[len(lengths) // 2]
+    fitting = [i for i, length in enumerate(lengths) if length <= limit]
+    assert 0 < len(fitting) < 50
+    data = make(max_input_tokens=limit, vary_schema=vary_schema, eval_examples=0)
+    assert (data.questions, data.left_out, data.updates) == (len(fitting), 50 - len(fitting), 3 * -(-len(fitting) // 8))
+    assert data.prompts == [lengths[i] for i in fitting] * data.variants and len(data.train) == len(data.prompts)
+    chosen = {i for batch, _ in data.micro_batches(0, 0) for i in batch}
+    assert chosen == set(range(len(fitting) * data.variants))
+    assert len(data.dev) == 50  # those are asked for: that they are not asked is their answer
+    _, warnings = data.health("", lambda rows, pad: {name: Longest([row[name] for row in rows]) for name in LEARNED})
+    longer = f"are longer than --max_input_tokens {limit}: they are"
+    assert f"{50 - len(fitting)} of 50 questions {longer} left out of training" in warnings
+    assert f"{50 - len(fitting)} of 50 questions {longer} not asked, and count as wrong" in warnings
+
+
+LEARNED = ("input_ids", "labels")
+
+
+class Longest(list):
+    """Lists, as a tensor gives them."""
+
+    def tolist(self) -> list:
+        return list(self)
+
+
+def test_nothing_is_said_where_all_fit_and_no_training_begins_where_none_does(make):
+    data = make()
+    _, warnings = data.health("", lambda rows, pad: {name: Longest([row[name] for row in rows]) for name in LEARNED})
+    assert data.left_out == 0 and not [warning for warning in warnings if "longer than" in warning]
+    with pytest.raises(UserError, match="all 50 questions are longer than --max_input_tokens: raise it, or shorten them"):
+        make(max_input_tokens=10)
 
 
 def test_dev_examples_are_evenly_spaced(make):

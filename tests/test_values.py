@@ -60,6 +60,53 @@ def test_what_a_question_mentions(mentioned, question, expected):
     assert mentioned(question) == expected
 
 
+@pytest.mark.parametrize(
+    ("question", "cells"),
+    [
+        ("北京公司有多少订单?", ["北京公司"]),
+        ("上海市的女客户有几个", ["上海市", "女"]),
+        ("東京都の顧客は何人ですか", ["東京都"]),
+        ("なまえがさくらの人", ["さくら"]),
+        ("서울에 있는 고객은 몇 명입니까?", ["서울"]),
+        ("มีลูกค้ากี่คนในกรุงเทพมหานคร", ["กรุงเทพมหานคร"]),
+        ("ABC公司和ＡＢＣ有限公司的地址", ["ABC公司", "ABC有限公司"]),
+        ("Сколько заказов в Москва и ИСТАНБУЛ?", ["Истанбул", "Москва"]),
+        ("İstanbul und MÜNCHEN, STRASSE", ["München", "Straße", "İstanbul"]),
+        ("中华人民共和国国家发展和改革委员会的订单", ["中华人民共和国国家发展和改革委员会"]),
+        ("有多少人在大公司?", []),
+        ("How many orders?", []),
+    ],
+)
+def test_values_in_any_script(tmp_path, question, cells):
+    texts = (
+        "北京公司 上海市 女 东京 東京都 さくら 서울 กรุงเทพมหานคร ABC公司 ABC有限公司 Москва Истанбул München İstanbul Straße"
+    )
+    with closing(sqlite3.connect(tmp_path / "own.sqlite")) as connection:
+        # each in a column of its own, which shows few
+        for i, text in enumerate([*texts.split(), "人", "多少", "中华人民共和国国家发展和改革委员会", "中" * 40]):
+            connection.execute(f"CREATE TABLE t{i} (x{i})")
+            connection.execute(f"INSERT INTO t{i} VALUES (?)", (text,))
+        connection.commit()
+    values = Values(tmp_path / "own.sqlite", spider.schema_of_database(tmp_path / "own.sqlite"))
+    assert sorted(value["text"] for value in values.mentioned(question)) == sorted(cells)
+
+
+def test_large_columns_without_spaces_are_read_and_searched_fast(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "large.sqlite")) as connection:
+        connection.execute("CREATE TABLE firm (name TEXT)")
+        rows = ((f"{chr(0x4E00 + i % 9000)}{chr(0x4E00 + i // 9 % 9000)}{chr(0x4E00 + i % 7919)}公司",) for i in range(100_000))
+        connection.executemany("INSERT INTO firm VALUES (?)", rows)
+        connection.commit()
+    began = time.perf_counter()
+    values = Values(tmp_path / "large.sqlite", spider.schema_of_database(tmp_path / "large.sqlite"))
+    assert time.perf_counter() - began < 10
+    name = f"{chr(0x4E00 + 4000)}{chr(0x4E00 + 4000 // 9)}{chr(0x4E00 + 4000)}公司"
+    began = time.perf_counter()
+    for _ in range(1000):
+        assert values.mentioned(f"请问{name}有多少订单?") == [dict(column=1, text=name)]
+    assert time.perf_counter() - began < 5
+
+
 def test_a_column_shows_few_values_whatever_the_question(mentioned):
     found = mentioned("France, United States, Netherlands, New York, States, Rose, Joe Sharp, O'Hara")
     assert [name for name, _ in found] == ["name"] * A_COLUMN + ["Country"] * A_COLUMN

@@ -1,0 +1,67 @@
+"""Signals are noted, and the second of them ends the process; `tests/test_crashes.py` sends them to runs."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.signals import ENDING
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import os, signal, sys, time
+from data.signals import Stop
+number, ignored = int(sys.argv[1]), sys.argv[2] == "ignored"
+if ignored:
+    signal.signal(number, signal.SIG_IGN)
+stop = Stop()
+stop.listen()
+assert not stop.requested
+os.kill(os.getpid(), number)
+print("went on", stop.requested, flush=True)
+if len(sys.argv) > 3:
+    os.kill(os.getpid(), number)
+stop.leave(7, "runs/last")
+"""
+
+
+def ended(number: int, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", PROGRAM, str(int(number)), *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_is_noted_and_its_number_is_the_exit_code(number):
+    done = ended(number, "heard")
+    assert done.returncode == 128 + number, done.stderr
+    said = ["went on True", "stopped before update 7, saved in runs/last: the same command with --resume goes on"]
+    assert done.stdout.splitlines() == said
+    assert done.stderr == "stopping after this update; a second signal stops at once\n"
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_second_signal_ends_at_once(number):
+    done = ended(number, "heard", "twice")
+    assert done.returncode == 128 + number and done.stdout == "went on True\n"
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    assert ended(signal.SIGHUP, "ignored").stdout.startswith("went on False\n")
+
+
+def test_batch_systems_signals_are_among_them():
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1} == set(ENDING)
+
+
+def test_a_launcher_takes_for_sigterm_what_it_does_not_know():
+    code = """
+import os, signal, sys
+from data.signals import for_launcher
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(15))
+for_launcher()
+os.kill(os.getpid(), signal.SIGUSR1)
+signal.pause()
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 15
