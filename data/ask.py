@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data import sample
 from data.candidates import choose
-from data.errors import UserError
+from data.errors import UserError, printable
 from data.execute import TOO_LONG, Executor, explained
 from data.files import ending_of, read_records, read_text, write_atomically
 from data.signals import Stop
@@ -250,7 +250,7 @@ def typed(schema: Schema) -> Iterator[str]:
         sys.stdin.reconfigure(errors="replace")
     terminal = sys.stdin.isatty()
     if terminal:
-        print(f"{schema.db_id}: {', '.join(schema.tables)}\nask, or end with Ctrl-D")
+        print(f"{printable(schema.db_id)}: {printable(', '.join(schema.tables))}\nask, or end with Ctrl-D")
     while True:
         print("> " if terminal else "", end="", flush=True)
         try:
@@ -276,8 +276,3 @@ def table(columns: list[str], rows: list[tuple]) -> str:
 def cell(value: object) -> str:
     text = "NULL" if value is None else printable(str(value))
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """Text of a model or a database without what would steer a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

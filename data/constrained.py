@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from data.errors import UserError
+from data.errors import UserError, printable
 from data.grammar import compiled, grammar
 from data.spider import Schema
 
@@ -70,14 +70,14 @@ class Grammars:
             return None
         if unknown:
             what = f"the model's vocabulary cannot write {len(unknown):,} of its names, as {min(unknown)!r}"
-            print(f"answers about {schema.db_id} leave names out: {what}")
+            print(printable(f"answers about {schema.db_id} leave names out: {what}"))
         return matcher
 
     def give_up(self, schema: Schema, reason: str) -> None:
         """Say, once for a schema, why answers about it are not held to it."""
         if schema.db_id not in self.unchecked:
             first = reason.strip().splitlines()[0][:200]
-            print(f"not all answers about {schema.db_id} are checked against its schema: {first}")
+            print(printable(f"not all answers about {schema.db_id} are checked against its schema: {first}"))
             self.unchecked.add(schema.db_id)
 
 

@@ -10,7 +10,12 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a UserError, a full disk or a GPU without memory for a tensor ends in one line on stderr and exit code 2."""
+    """Run `main`; a UserError, a full disk or a GPU without memory for a tensor ends in one line on stderr and exit code 2.
+
+    What the encoding of standard output lacks is replaced there.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
     try:
         main()
     except UserError as error:
@@ -31,5 +36,10 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         )
     else:
         return
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def printable(text: str) -> str:
+    """Text of a model, a file or a database without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

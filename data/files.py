@@ -22,9 +22,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_object(path: Path, remedy: str) -> dict:
-    """A JSON object from a run folder. Raises UserError, with `remedy`, where it is missing or malformed."""
+    """A JSON object from a run folder, with None for NaN and infinities.
+
+    Raises UserError, with `remedy`, where it is missing or malformed.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
-from data.execute import Executor
+from data.execute import Executor, quoted
 from data.spider import Schema
 
 NAMELESS = frozenset(("id", "key", "no", "nr", "rowid"))  # names of a key that do not say whose it is
@@ -49,8 +49,7 @@ def guess(database: str | Path, schema: Schema) -> list[tuple[int, int]]:
 def _sql(schema: Schema, column: int) -> tuple[str, str]:
     """A column's name and its table's, quoted."""
     table, name = schema.columns[column]
-    name, table = ('"' + text.replace('"', '""') + '"' for text in (name, schema.tables[table]))
-    return name, table
+    return quoted(name), quoted(schema.tables[table])
 
 
 def _keys(schema: Schema, real: set[str], true) -> dict[int, int]:

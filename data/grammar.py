@@ -29,7 +29,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.errors import UserError, exit_on_user_error
+from data.errors import UserError, exit_on_user_error, printable
 from data.execute import TIMED_OUT, Executor, explained
 from data.plain import KEYWORDS, spelled
 from data.prompt import RESERVED, name
@@ -871,7 +871,7 @@ def main() -> None:
 
         args.data = build()
     for line in check(Path(args.data), args.walk):
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ import base64
 import difflib
 import hashlib
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.errors import UserError, exit_on_user_error
+from data.errors import UserError, exit_on_user_error, printable
 from data.execute import TIMED_OUT, TOO_LARGE, Executor, Result, explained
 from data.files import read_object, write_atomically
 from data.prompt import one_line
@@ -24,6 +26,7 @@ from data.score import executable, read_run, totals
 from data.spider import Benchmark, Schema
 
 TEMPLATE = Path(__file__).with_name("page.html")
+PAIRS = 20_000  # of equal tokens in two statements, up to which their difference is looked for
 ROWS = 10  # of each result, that are shown
 COLUMNS = 20
 WIDTH = 80  # characters of a value
@@ -34,13 +37,15 @@ def write(folder: Path, benchmark: Benchmark, rows: Sequence[dict], result: dict
     """Write `report.html` of a run.
 
     `rows` are those of `predictions.jsonl`, as `data.score.Scorer.score` gives them, all of the split dev; `result` holds
-    `result.json`. Gold and predicted SQL are run once more, under the scorer's limits of time.
+    `result.json`, with the rules if they are not those of a run. Gold and predicted SQL are run once more as they were
+    scored, under the scorer's limits of time.
     """
-    results, places = shown_results(benchmark, rows)
-    names = ("script", "model", "method", "gpus", "gpu_name", "updates", "data", "execution_accuracy", "exact_match", "n")
+    distinct = "kept" if result.get("distinct") == "kept" else "dropped"
+    results, places = shown_results(benchmark, rows, distinct == "kept")
+    names = ("script", "model", "method", "gpus", "gpu_name", "updates", "data")
     figures = totals(rows)
     content = {
-        "head": {name: result.get(name) for name in names} | {"started": started(folder)},
+        "head": {name: result.get(name) for name in names} | {"started": started(folder), "rules": f"DISTINCT {distinct}"},
         "figures": {name: value for name, value in figures.items() if name != "partial"},
         "schemas": {db_id: described(benchmark.schemas[db_id]) for db_id in sorted({row["db_id"] for row in rows})},
         "results": results,
@@ -59,7 +64,8 @@ def started(folder: Path) -> str:
 
 def filled(template: str, content: dict) -> str:
     """The template with its data, and with the hash that alone lets its script run (Content Security Policy, level 2)."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # a browser's JSON has no NaN
+    text = json.dumps(finite, ensure_ascii=False, separators=(",", ":"))
     # no text can end the element that holds it; half a surrogate pair, which a model may write, is no UTF-8
     text = text.encode(errors="replace").decode()
     for character in "<>&\u2028\u2029":
@@ -100,11 +106,24 @@ def candidate(each: dict) -> dict:
 
 
 def marked(gold: str, predicted: str) -> tuple[list[str], list[str]]:
-    """Both texts in pieces: the first, third, ... stand in both, the others in one alone. Case counts within quotes only."""
+    """Both texts in pieces: the first, third, ... stand in both, the others in one alone. Case counts within quotes only.
+
+    Of texts that repeat themselves too often to be compared only what they begin and end with alike is found.
+    """
     sides = [TOKEN.findall(text) for text in (gold, predicted)]
-    folded = [[token if token[0] in "'\"`" else " " if token.isspace() else token.lower() for token in side] for side in sides]
+    first, second = (
+        [token if token[0] in "'\"`" else " " if token.isspace() else token.lower() for token in side] for side in sides
+    )
+    counts = Counter(first), Counter(second)
+    if sum(count * counts[1][token] for token, count in counts[0].items()) <= PAIRS:
+        codes = difflib.SequenceMatcher(None, first, second, autojunk=False).get_opcodes()
+    else:
+        start = len(os.path.commonprefix([first, second]))
+        end = len(os.path.commonprefix([first[start:][::-1], second[start:][::-1]]))
+        a, b = len(first), len(second)
+        codes = [("equal", 0, start, 0, start), ("replace", start, a - end, start, b - end), ("equal", a - end, a, b - end, b)]
     pieces: tuple[list[str], list[str]] = ([""], [""])
-    for kind, *spans in difflib.SequenceMatcher(None, *folded, autojunk=False).get_opcodes():
+    for kind, *spans in codes:
         for side, tokens, (start, stop) in zip(pieces, sides, (spans[:2], spans[2:])):
             text = "".join(tokens[start:stop])
             if not text:
@@ -135,7 +154,7 @@ def described(schema: Schema) -> list[dict]:
     ]
 
 
-def shown_results(benchmark: Benchmark, rows: Sequence[dict]) -> tuple[list[dict], list[tuple[int, int]]]:
+def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: bool) -> tuple[list[dict], list[tuple[int, int]]]:
     """What the statements return, each once, and for each row the places of its gold's and its prediction's result."""
     found: dict[tuple[Path, str], int] = {}
     results: list[dict] = []
@@ -144,7 +163,7 @@ def shown_results(benchmark: Benchmark, rows: Sequence[dict]) -> tuple[list[dict
         database = benchmark.databases(row["db_id"], benchmark.evaluated)[0]
         pair = []
         for sql, failed in ((row["gold"], False), (row["predicted"], row["error"] in (TIMED_OUT, TOO_LARGE))):
-            job = (database, executable(sql))
+            job = (database, executable(sql, keep_distinct))
             if failed or not sql.strip():  # it is known how it ends
                 pair.append(-1)
                 continue
@@ -182,11 +201,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="Spider's directory, if not the one that the run names")
     args = parser.parse_args()
     benchmark, _, rows, result = read_run(args.run, args.data)
-    missing = [name for name in ("question", "execution_match", "exact_match", "hardness", "error") if name not in rows[0]]
-    if not result or missing:
+    scored = all({"question", "execution_match", "exact_match", "hardness", "error"} <= row.keys() for row in rows)
+    if not result or not scored:
         raise UserError(f"{args.run} is not scored yet: python3 -m data.score {args.run} does it")
     write(args.run, benchmark, rows, result)
-    print(f"the page: {args.run / 'report.html'}")
+    print(printable(f"the page: {args.run / 'report.html'}"))
 
 
 if __name__ == "__main__":

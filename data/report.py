@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import UserError, exit_on_user_error
+from data.errors import UserError, exit_on_user_error, printable
 from data.files import read_object
 from data.run import OF_THE_CALL
 from data.score import interval
@@ -211,12 +211,12 @@ def times(result: dict, relative: dict | None, speed: str) -> str | None:
 
 
 def number(value: float | None, form: str) -> str | None:
-    return None if value is None else form.format(value)
+    return form.format(value) if isinstance(value, int | float) else None
 
 
 def markdown(cells: Sequence[object]) -> str:
     """A row of a Markdown table."""
-    return "| " + " | ".join(str(cell or "-").replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(printable(" ".join(str(cell or "-").split())).replace("|", "\\|") for cell in cells) + " |"
 
 
 def difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
@@ -259,8 +259,9 @@ def compare(folders: Sequence[Path], out: Path) -> str:
     for folder, record, (updates, evaluations), result in zip(folders, started, logs, known):
         figures = result or (evaluations[-1] if evaluations else {})
         low, high = figures.get("execution_accuracy_low"), figures.get("execution_accuracy_high")
-        if low is None and figures.get("n"):
-            low, high = interval(round(figures["execution_accuracy"] * figures["n"]), figures["n"])
+        share, n = figures.get("execution_accuracy"), figures.get("n")
+        if low is None and isinstance(share, int | float) and isinstance(n, int):
+            low, high = interval(round(share * n), n)
         reached = number(figures.get("execution_accuracy"), "{:.1%}")
         own, gap = verdicts(folder), None
         if folder != folders[0] and base and own and base.keys() == own.keys():
@@ -355,7 +356,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="the picture (PNG)")
     args = parser.parse_args()
     print(compare(args.runs, args.out))
-    print(f"the picture: {args.out}")
+    print(printable(f"the picture: {args.out}"))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from typing import TypeVar
 
 from data.ask import names_file
 from data.checkpoints import checkpoint_of, recover, unseal
-from data.errors import UserError
+from data.errors import UserError, printable
+from data.execute import LONGEST
 from data.files import read_object, write_atomically
 from data.hardware import utilisation
 from data.prompt import one_line
@@ -210,8 +211,8 @@ class RunFolder:
         attempt("curves.png", curves, self.path)
         for row in (rows[0], rows[len(rows) // 2]):
             verdict = "right" if row["execution_match"] else f"wrong, {row['error']}"
-            print(f"  question   {row['question']}\n  gold       {one_line(row['gold'])}")
-            print(f"  predicted  {one_line(row['predicted'])[:300]}\n  verdict    {verdict}")
+            print(f"  question   {printable(row['question'])}\n  gold       {printable(one_line(row['gold']))}")
+            print(f"  predicted  {printable(one_line(row['predicted'])[:300])}\n  verdict    {verdict}")
         print(
             f"update {update:05d}/{total:05d} | execution accuracy {figures['execution_accuracy']:.1%} | exact match "
             f"{figures['exact_match']:.1%} | n {figures['n']:,} | {figures['eval_seconds']:.1f} s",
@@ -294,7 +295,7 @@ def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
     try:
         make(*arguments)
     except Exception as error:
-        print(f"{name} was not made ({type(error).__name__}: {error})")
+        print(printable(f"{name} was not made ({type(error).__name__}: {error})"))
 
 
 def defaults(words: Sequence[str], tiny: dict, published: dict) -> dict:
@@ -337,8 +338,8 @@ def check_options(options: dict) -> None:
     for name in set(BELOW_ONE) & set(options):
         if not 0 <= options[name] < 1:
             raise UserError(f"--{name} {options[name]} is out of range: give 0 or more and less than 1")
-    if not 0 < options.get("seconds", 1) <= 3600:
-        raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most 3600")
+    if not 0 < options.get("seconds", 1) <= LONGEST:
+        raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most {LONGEST:g}")
     if options.get("split", "dev") != "dev" and not options.get("eval_only"):
         raise UserError(f"--split {options['split']} is to score a model that is finished: give --eval_only, too")
     if options["tiny"] and options["random_weights"]:

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Self
 
 from data.errors import UserError, exit_on_user_error
-from data.execute import ERROR_CLASSES, GOLD_FAILS, TOO_LONG, Comparison, Executor
+from data.execute import ERROR_CLASSES, GOLD_FAILS, LONGEST, TOO_LONG, Comparison, Executor
 from data.files import read_object, read_records, write_atomically
 from data.prompt import clean_sql, target
-from data.spider import MEND_EXAMPLES, Benchmark, Example, files_of, load, read_schemas
+from data.spider import MEND_EXAMPLES, Benchmark, Example, check_database, files_of, load, read_schemas
 from data.sql import CLAUSES, EMPTY, HARDNESS, Query, SqlSchema, comparable, exact, hardness, partial_scores
 
 # a quote that is not closed reaches to the end, so that a text full of them is not searched once for each
@@ -45,8 +45,8 @@ class Scorer:
     """Scores predictions on one split, again and again: worker processes and parsed gold are kept between calls.
 
     `examples`: those to score (default: all of the split). `keep_distinct`: DISTINCT counts in execution (official: it is
-    dropped from gold and prediction). `plug_values`: a prediction is right in execution if it is with some choice of the
-    gold's values in place of its own. `databases`: the folder with `<db_id>/*.sqlite`, if not the benchmark's. `workers`
+    dropped from gold and prediction). `plug_values`: a prediction is right in execution if it is with its own values, or with
+    some choice of the gold's in their place. `databases`: the folder with `<db_id>/*.sqlite`, if not the benchmark's. `workers`
     and the limits (as `seconds`) go to `data.execute.Executor`. A context manager; `close()` ends the workers.
     """
 
@@ -171,20 +171,20 @@ def executable(sql: str, keep_distinct: bool = False) -> str:
 
 
 def plugged(gold: str, predicted: str) -> list[str]:
-    """The prediction with every choice of the gold's values in place of its own, at most MAX_PLUGGED of them.
+    """The prediction, and then the same with every choice of the gold's values in place of its own, at most MAX_PLUGGED.
 
-    Values are quoted strings and numbers; the prediction stays as it is where it or the gold has none.
+    Values are quoted strings and numbers. As in the official scorer, the prediction's own come first.
     """
     values = list(dict.fromkeys(VALUE.findall(gold)))
     pieces = VALUE.split(predicted)
     places = len(pieces) // 2
+    statements = [predicted]
     if not values or not places:
-        return [predicted]
-    statements = []
+        return statements
     for choice in itertools.islice(itertools.product(values, repeat=places), MAX_PLUGGED):
         pieces[1::2] = choice
         statements.append("".join(pieces))
-    return statements
+    return list(dict.fromkeys(statements))
 
 
 def interval(successes: int, n: int) -> tuple[float, float]:
@@ -336,11 +336,12 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
 
 
 def check_databases(scorer: Scorer) -> None:
-    """Raise UserError for a database of which there is no file."""
+    """Raise UserError for a database of which there is no file, or none that SQLite reads."""
     for db_id in sorted({example.db_id for example in scorer.examples}):
         for path in scorer.benchmark.databases(db_id, scorer.split):
-            if not path.is_file():
+            if not path.exists():
                 raise UserError(f"the database {path} is missing: check --data and --databases")
+            check_database(path)
 
 
 def report(rows: Sequence[dict], figures: dict, rules: dict[str, str]) -> str:
@@ -386,8 +387,10 @@ def main() -> None:
         raise UserError("give either a run folder or --predictions, --gold and --data")
     if args.clean and args.run:
         raise UserError("--clean is for --predictions: those of a run are cleaned already")
-    if (args.workers or 1) < 1 or args.seconds is not None and not args.seconds > 0:
-        raise UserError("--workers and --seconds have to be positive")
+    if (args.workers or 1) < 1:
+        raise UserError("--workers has to be positive")
+    if args.seconds is not None and not 0 < args.seconds <= LONGEST:
+        raise UserError(f"--seconds has to be positive, and {LONGEST:g} at most")
     if args.data == "sample":
         from data.sample import build
 

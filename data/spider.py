@@ -18,11 +18,11 @@ import os
 import re
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from data.errors import UserError, exit_on_user_error
+from data.errors import UserError, exit_on_user_error, printable
+from data.execute import Executor, in_wal_mode, quoted, read_database, readable
 from data.files import read_records, write_atomically
 
 # split -> the file of its examples, by names without endings, that of its schemas, and its databases' folder: which is there
@@ -186,7 +186,6 @@ def with_plain_sql(benchmark: Benchmark) -> Benchmark:
     SQLite compiles each answer in both spellings: where it would run another program, the answer stays as it is, which is
     said on standard output.
     """
-    from data.execute import Executor  # needed here alone
     from data.plain import spelled  # imports this module
     from data.prompt import target
 
@@ -294,27 +293,27 @@ def read_examples(paths: list[Path], schemas: dict[str, Schema]) -> list[Example
 def check_database(path: Path) -> None:
     """Raise UserError unless `path` is a file with SQLite's header (https://www.sqlite.org/fileformat.html)."""
     try:
-        with path.open("rb") as file:
-            header = file.read(16)
+        in_wal_mode(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: copy the whole database/ folder beside the questions") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
-    if header != b"SQLite format 3\0":
-        raise UserError(f"{path} is not a SQLite database: copy it again")
+    except sqlite3.DatabaseError:
+        raise UserError(f"{path} is not a SQLite database: copy it again") from None
 
 
 def schema_of_database(path: Path, db_id: str | None = None) -> Schema:
     """Read the schema of any SQLite file, as `tables.json` would give it (`db_id`: the file's stem unless given).
 
+    Views are tables, too. Tables that hold what a virtual table consists of are left out, and so are virtual tables and views
+    that cannot be read, as those of a module that is not there.
     Raises UserError where the file is missing, not SQLite, locked or without tables.
     """
     path = Path(path)
     check_database(path)
     try:
-        with _read_only(path) as connection:
-            return _introspect(connection, db_id or path.stem)
-    except sqlite3.Error as error:
+        return read_database(readable(path), lambda connection: _introspect(connection, db_id or path.stem))
+    except (OSError, sqlite3.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): close whatever writes to it, or copy it again") from None
 
 
@@ -337,28 +336,32 @@ def tables_entry(path: Path, db_id: str) -> dict:
     }
 
 
-def _read_only(path: Path) -> closing[sqlite3.Connection]:
-    """A connection that cannot write, closed at the end of its block."""
-    return closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0))
-
-
 def _introspect(connection: sqlite3.Connection, db_id: str) -> Schema:
     """Tables, columns and keys from SQLite's own catalogue."""
-    connection.text_factory = lambda raw: raw.decode(errors="replace")
-    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
-    tables = [name for (name,) in connection.execute(query)]
-    if not tables:
-        raise UserError(f"the database {db_id} holds no tables: name a database that does")
-    columns, types, primary = [(-1, "*")], ["text"], []
+    tables, columns, types, primary = [], [(-1, "*")], ["text"], []
     position: dict[tuple[str, str], int] = {}  # names fold case, as SQLite compares them
-    for index, table in enumerate(tables):
+    query = (
+        "SELECT name, list.type FROM sqlite_master JOIN pragma_table_list AS list USING (name) WHERE list.schema = 'main' "
+        "AND list.type <> 'shadow' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY sqlite_master.rowid"
+    )
+    connection.execute("BEGIN")  # one state of the file for all that is asked
+    for table, kind in connection.execute(query).fetchall():
         query = "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"  # generated columns among them
-        for name, kind, key in connection.execute(query, (table,)):
+        try:
+            found = connection.execute(query, (table,)).fetchall()
+        except sqlite3.Error:
+            if kind == "table":
+                raise
+            continue  # a module, a function or a table that it is made of is not there
+        for name, declared, key in found:
             position[table.lower(), name.lower()] = len(columns)
             if key:
                 primary.append(len(columns))
-            columns.append((index, name))
-            types.append(_spider_type(kind))
+            columns.append((len(tables), name))
+            types.append(_spider_type(declared))
+        tables.append(table)
+    if not tables:
+        raise UserError(f"the database {db_id} holds no tables: name a database that does")
     foreign = []
     for table in tables:
         # a foreign key without a target column refers to the parent's primary key
@@ -390,8 +393,6 @@ def inspect(directory: str | Path) -> list[str]:
 
     Raises UserError where there is no directory, or none of the layout's splits in it.
     """
-    from data.execute import Executor  # imports this module's errors, and is needed here alone
-
     root, lines = Path(directory), []
     for split in splits_in(root):
         path, tables, folder = files_of(root, split)
@@ -428,35 +429,41 @@ def _listed(names: list[str]) -> str:
 
 def _state(path: Path) -> str:
     """Whether a database is present, empty (no rows in any table), missing, or unreadable."""
-    if not path.exists():
-        return "missing"
     try:
-        check_database(path)
-        with _read_only(path) as connection:
-            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-            quoted = ['"' + name.replace('"', '""') + '"' for (name,) in tables]
-            filled = any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in quoted)
-    except (UserError, sqlite3.Error):
+        return read_database(readable(path), lambda connection: "present" if _filled(connection) else "empty")
+    except FileNotFoundError:
+        return "missing"
+    except (OSError, sqlite3.Error):
         return "unreadable"
-    return "present" if filled else "empty"
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    """The tables whose rows stand in the database file itself."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY rowid"
+    return [name for (name,) in connection.execute(query)]
+
+
+def _filled(connection: sqlite3.Connection) -> bool:
+    return any(connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone() for name in _tables(connection))
 
 
 def _is_utf8(path: Path) -> bool:
     """Whether all text in a database decodes as UTF-8, as SQLite's text is meant to."""
-    with _read_only(path) as connection:
-        connection.text_factory = bytes
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        try:
-            for (name,) in tables:
-                quoted = '"' + name.decode().replace('"', '""') + '"'
-                columns = [column.decode() for (column,) in connection.execute(f"SELECT name FROM pragma_table_info({quoted})")]
-                for column in columns:  # a blob may hold anything
-                    field = '"' + column.replace('"', '""') + '"'
-                    for (text,) in connection.execute(f"SELECT {field} FROM {quoted} WHERE typeof({field}) = 'text'"):
-                        text.decode()
-        except (UnicodeDecodeError, sqlite3.Error):
-            return False
-    return True
+
+    def look(connection: sqlite3.Connection) -> bool:
+        tables = _tables(connection)
+        connection.text_factory = str  # raises where text is not UTF-8
+        for table in map(quoted, tables):
+            for (name,) in connection.execute(f"SELECT name FROM pragma_table_info({table})").fetchall():
+                field = f"{table}.{quoted(name)}"
+                for _ in connection.execute(f"SELECT {field} FROM {table} WHERE typeof({field}) = 'text'"):
+                    pass  # read, and thereby decoded; a blob may hold anything
+        return True
+
+    try:
+        return read_database(readable(path), look)
+    except (OSError, sqlite3.Error):
+        return False
 
 
 def make(directory: str | Path, guess_foreign_keys: bool = False) -> list[str]:
@@ -537,7 +544,8 @@ def main() -> None:
     (directory,) = args.directory
     if args.guess_foreign_keys and not args.make:
         raise UserError("--guess_foreign_keys goes into tables.json: give --make, too")
-    print("\n".join(make(directory, args.guess_foreign_keys) if args.make else inspect(directory)))
+    lines = make(directory, args.guess_foreign_keys) if args.make else inspect(directory)
+    print("\n".join(map(printable, lines)))
 
 
 if __name__ == "__main__":

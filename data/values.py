@@ -4,10 +4,10 @@ import re
 import sqlite3
 import unicodedata
 from collections import defaultdict
-from contextlib import closing
 from pathlib import Path
 
 from data.errors import UserError
+from data.execute import quoted, read_database, readable
 from data.prompt import UNSPACED
 from data.spider import Schema
 
@@ -15,6 +15,7 @@ A_COLUMN = 2  # values that stand beside a column at most
 LONGEST = 64  # characters of a cell; longer ones are prose
 SPAN = 8  # words of a question that one cell may match
 PER_WORD = 4  # characters that count as one, where a script has no spaces
+VIEW_STEPS = 20_000_000  # instructions of SQLite, some seconds, that a view's column may take to be read: views may be endless
 CELLS = 200_000  # different cells of a column that are read; larger columns hold keys and prose more than names
 # words that a question has anyway: a cell that is one of them is no mention
 COMMON = frozenset(
@@ -38,18 +39,15 @@ class Values:
         path = Path(database)
         named = {words(name) for name in (*schema.tables, *(name for _, name in schema.columns))}
         try:
-            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0)) as connection:
-                connection.text_factory = lambda raw: raw.decode(errors="replace")
-                for column, (table, name) in enumerate(schema.columns):
-                    if table >= 0:
-                        for cell in cells(connection, schema.tables[table], name):
-                            key = words(cell)
-                            # a cell that is called as a table or a column is, is more likely that than this
-                            if key and key not in named and len(key) + _unspaced(key) * (1 / PER_WORD - 1) <= SPAN:
-                                self._found[" ".join(key)].append((column, cell))
-                                sizes.add(len(key))
-        except sqlite3.Error as error:
+            found = read_database(readable(path), lambda connection: all_cells(connection, schema))
+        except (OSError, sqlite3.Error) as error:
             raise UserError(f"{path} cannot be read ({error}): close whatever writes to it, or copy it again") from None
+        for column, cell in found:
+            key = words(cell)
+            # a cell that is called as a table or a column is, is more likely that than this
+            if key and key not in named and len(key) + _unspaced(key) * (1 / PER_WORD - 1) <= SPAN:
+                self._found[" ".join(key)].append((column, cell))
+                sizes.add(len(key))
         self._sizes = sorted(sizes, reverse=True)
 
     def mentioned(self, question: str) -> list[dict]:
@@ -106,14 +104,26 @@ def telling(word: str) -> bool:
     return not lone and word.casefold() not in COMMON
 
 
+def all_cells(connection: sqlite3.Connection, schema: Schema) -> list[tuple[int, str]]:
+    """The cells of all columns of a schema, each with its column's index."""
+    views = {name.lower() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'")}
+    found = []
+    for column, (table, name) in enumerate(schema.columns):
+        if table >= 0:
+            limited = schema.tables[table].lower() in views
+            connection.set_progress_handler((lambda: True) if limited else None, VIEW_STEPS)
+            found += [(column, cell) for cell in cells(connection, schema.tables[table], name)]
+    return found
+
+
 def cells(connection: sqlite3.Connection, table: str, column: str) -> list[str]:
-    """The different short texts of a column, sorted; none where there is no such column."""
-    table, column = ('"' + name.replace('"', '""') + '"' for name in (table, column))
-    field = f"{table}.{column}"  # with the table's name, since SQLite takes a quoted name that it does not know for a text
-    query = f"SELECT DISTINCT {field} COLLATE BINARY FROM {table} WHERE typeof({field}) = 'text' AND length({field}) <= ?"
+    """The different short texts of a column, sorted; none where there is no such column, or it cannot be read to its end."""
+    field = f"{quoted(table)}.{quoted(column)}"  # SQLite takes a lone quoted name that it does not know for a text
+    condition = f"typeof({field}) = 'text' AND length({field}) <= ?"
+    query = f"SELECT DISTINCT {field} COLLATE BINARY FROM {quoted(table)} WHERE {condition} ORDER BY 1 LIMIT ?"
     try:
-        return [cell for (cell,) in connection.execute(f"{query} ORDER BY 1 LIMIT ?", (LONGEST, CELLS))]
+        return [cell for (cell,) in connection.execute(query, (LONGEST, CELLS))]
     except sqlite3.OperationalError as error:
-        if "no such" in str(error):
+        if error.sqlite_errorcode in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_INTERRUPT):
             return []
         raise

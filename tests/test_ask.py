@@ -120,6 +120,29 @@ def test_typed_bytes_that_are_no_utf_8_are_replaced(database, monkeypatch):
     assert asked[0][0] == "n\ufffde?"
 
 
+def test_nothing_that_is_printed_steers_a_terminal(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "\x1b[31mred.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute('CREATE TABLE "a\x1b[2J" ("\x07" TEXT)')
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("one?\ntwo?\nthree?\n"))
+    asked = iter(["SELECT `\x1b[31mred`", 'SELECT "\x07" FROM "a\x1b[2J"'])
+
+    def answer(rows, schemas):
+        if (sql := next(asked, None)) is None:
+            raise UserError("no room for \x1b[2J")
+        return [[dict(sql=sql)]]
+
+    talk(str(path), None, answer)
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable() and said.count("a\ufffd[2J") == 2
+    assert "no such column: \ufffd[31mred" in said and "no room for \ufffd[2J" in said
+
+
 def test_a_long_result_and_a_long_value_are_cut():
     text = table(["n"], [(i,) for i in range(50)])
     assert len(text.splitlines()) == 2 + 20 + 1 and text.endswith("(50 rows, the first 20 shown)")

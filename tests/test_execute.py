@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,12 +12,15 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from data import execute
 from data.execute import Comparison, Executor, rows_match
+from data.spider import schema_of_database
+from data.values import Values
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
@@ -42,6 +46,26 @@ def database(tmp_path_factory) -> Path:
 def executor():
     with Executor(workers=2, seconds=1.0) as pool:
         yield pool
+
+
+@pytest.fixture(scope="module")
+def virtual(tmp_path_factory) -> Path:
+    """A database with virtual tables, one of them of a module that is nowhere."""
+    path = tmp_path_factory.mktemp("virtual") / "virtual.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            """
+            CREATE VIRTUAL TABLE note USING fts5(text); INSERT INTO note VALUES ('green tea'), ('black tea'), ('milk');
+            CREATE VIRTUAL TABLE old USING fts4(text); INSERT INTO old VALUES ('green tea'), ('milk');
+            CREATE VIRTUAL TABLE area USING rtree(id, low, high); INSERT INTO area VALUES (1, 0, 5), (2, 7, 9);
+            CREATE TABLE shop (list TEXT); INSERT INTO shop VALUES ('["tea", "milk"]');
+            CREATE VIEW bought AS SELECT value FROM shop, json_each(shop.list);
+            CREATE VIRTUAL TABLE word USING fts5vocab(note, 'row');
+            PRAGMA writable_schema = ON;
+            INSERT INTO sqlite_master VALUES ('table', 'place', 'place', 0, 'CREATE VIRTUAL TABLE place USING VirtualPlace()');
+            """
+        )
+    return path
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -109,6 +133,37 @@ def test_errors_have_a_class(executor, database, sql, error):
     assert (result.rows, result.error) == (None, error)
 
 
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ("SELECT text FROM note WHERE note MATCH 'tea' ORDER BY rank, rowid", [("green tea",), ("black tea",)]),
+        ("SELECT highlight(note, 0, '<', '>') FROM note('milk')", [("<milk>",)]),
+        ("SELECT snippet(old) FROM old WHERE text MATCH 'green'", [("<b>green</b> tea",)]),
+        ("SELECT id FROM area WHERE low > 5", [(2,)]),
+        ("SELECT value FROM shop, json_each(shop.list)", [("tea",), ("milk",)]),
+        ("SELECT count(*) FROM json_tree('[1, [2]]')", [(4,)]),
+        ("SELECT value FROM bought WHERE value LIKE 'm%'", [("milk",)]),
+        ("SELECT doc FROM word WHERE term = 'tea'", [(2,)]),
+    ],
+)
+def test_virtual_tables_are_read(executor, virtual, sql, rows):
+    result = run_one(executor, virtual, sql)
+    assert (result.rows, result.message) == (rows, "")
+
+
+def test_a_table_of_a_module_that_is_not_there_fails_alone(executor, virtual):
+    lost, found = executor.run([(virtual, "SELECT * FROM place"), (virtual, "SELECT count(*) FROM shop")])
+    assert (lost.error, lost.message, found.rows) == (execute.FAILS, "no such module: VirtualPlace", [(1,)])
+
+
+def test_what_steers_a_terminal_is_no_part_of_a_message(executor, database):
+    jobs = [(database, "SELECT `\x1b[31mred` FROM pet"), (database, "SELECT * FROM [\x9b2J]")]
+    assert [result.message for result in executor.run(jobs)] == ["no such column: \ufffd[31mred", "no such table: \ufffd2J"]
+    (verdict,) = executor.compare([Comparison((database,), "SELECT 1", "SELECT a\x07(1)", ordered=False)])
+    (outcome,) = executor.outcomes([(database, "SELECT [\r]")])
+    assert verdict.message.isprintable() and outcome.message == "no such column: \ufffd"
+
+
 # writing
 
 
@@ -162,19 +217,254 @@ def test_a_refused_statement_leaves_no_state_behind(executor, database):
     assert run_one(executor, database, "SELECT count(*) FROM pet WHERE name LIKE 'REX'").rows == [(1,)]
 
 
-def test_reading_a_database_in_wal_mode_leaves_its_folder_alone(executor, tmp_path):
-    path = tmp_path / "wal.sqlite"
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("CREATE TABLE t AS SELECT 5 AS x")
-    connection.commit()
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT fts3_tokenizer('simple')",
+        "SELECT FTS3_TOKENIZER('simple', x'00')",
+        "INSERT INTO note VALUES ('x')",
+        "INSERT INTO note (note) VALUES ('optimize')",
+        "DELETE FROM area",
+        "DELETE FROM area_node",
+        "SELECT optimize(old) FROM old",
+        "SELECT rtreecheck('area')",
+        "UPDATE sqlite_master SET sql = ''",
+        "DELETE FROM sqlite_master",
+        "PRAGMA page_size = 512",
+        "CREATE VIRTUAL TABLE t USING fts5(x)",
+        "DROP TABLE note",
+    ],
+)
+def test_virtual_tables_are_not_written(executor, virtual, sql):
+    before = contents(virtual.parent)
+    assert run_one(executor, virtual, sql).error == execute.REFUSED
+    assert contents(virtual.parent) == before
+
+
+# the states in which a database can be
+
+
+def make_wal(folder: Path, rows: int = 3) -> sqlite3.Connection:
+    """`pet.sqlite` in WAL mode, whose rows stand in the log alone, with the connection that wrote them."""
+    folder.mkdir(exist_ok=True)
+    connection = sqlite3.connect(folder / "pet.sqlite")
+    connection.executescript("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE pet (a INTEGER);")
+    with connection:
+        connection.executemany("INSERT INTO pet VALUES (?)", [(i,) for i in range(rows)])
+    return connection
+
+
+def wal_closed(folder: Path) -> None:
+    make_wal(folder).close()
+
+
+def wal_after_a_crash(folder: Path, *without: str) -> None:
+    connection = make_wal(folder.with_name("writing"))
+    folder.mkdir()
+    for path in folder.with_name("writing").iterdir():
+        if not path.name.endswith(without or ("nothing",)):
+            shutil.copy(path, folder)
     connection.close()
-    before = contents(tmp_path)
-    assert run_one(executor, path, "SELECT x FROM t").rows == [(5,)]
-    assert contents(tmp_path) == before
+
+
+def wal_after_a_crash_without_its_index(folder: Path) -> None:
+    wal_after_a_crash(folder, "-shm")
+
+
+def wal_with_an_empty_log(folder: Path) -> None:
+    wal_closed(folder)
+    (folder / "pet.sqlite-wal").touch()
+
+
+def journal_after_a_crash(folder: Path) -> None:
+    """A transaction that was written to the file in part, and has to be rolled back."""
+    writing = folder.with_name("writing")
+    writing.mkdir(), folder.mkdir()
+    with closing(sqlite3.connect(writing / "pet.sqlite")) as connection:
+        connection.executescript("CREATE TABLE pet (a INTEGER, b TEXT); PRAGMA cache_size = 1;")
+        with connection:
+            connection.executemany("INSERT INTO pet VALUES (?, ?)", [(i, "x" * 3000) for i in range(3)])
+        connection.execute("UPDATE pet SET a = 9, b = b || b")
+        connection.executemany("INSERT INTO pet VALUES (8, ?)", [("y" * 9000,)] * 20)
+        for path in writing.iterdir():
+            shutil.copy(path, folder)
+    assert (folder / "pet.sqlite-journal").stat().st_size
+
+
+STATES = [wal_closed, wal_after_a_crash, wal_after_a_crash_without_its_index, wal_with_an_empty_log, journal_after_a_crash]
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_a_database_is_read_in_any_state_and_stays_in_it(executor, tmp_path, state):
+    folder = tmp_path / "state"
+    state(folder)
+    path, before = folder / "pet.sqlite", contents(folder)
+    rows = [(0,), (1,), (2,)]
+    for _ in range(2):
+        assert run_one(executor, path, "SELECT a FROM pet").rows == rows
+        assert executor.outcomes([(path, "SELECT a FROM pet")])[0].rows == 3
+        assert executor.compare([Comparison((path,), "SELECT a FROM pet", "SELECT a FROM pet", ordered=False)])[0].match
+        schema = schema_of_database(path)
+        assert schema.tables == ("pet",) and Values(path, schema).mentioned("0?") == []
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_a_folder_that_may_not_be_written(tmp_path, state):
+    folder = tmp_path / "state"
+    state(folder)
+    for path in (*folder.iterdir(), folder):
+        path.chmod(path.stat().st_mode & 0o555)
+    before = contents(folder)
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from data.execute import Executor
+from data.spider import schema_of_database
+path = {str(folder / "pet.sqlite")!r}
+with Executor(workers=1) as pool:
+    print(os.access({str(folder)!r}, os.W_OK), schema_of_database(path).tables, pool.run([(path, "SELECT a FROM pet")])[0])
+"""
+    plain = [] if os.geteuid() else ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]  # root may write anywhere
+    done = subprocess.run([*plain, sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("False ('pet',) Result(rows=[(0,), (1,), (2,)]"), done
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+@pytest.mark.parametrize("staying", [True, False], ids=["one connection", "a connection each"])
+def test_a_database_with_a_writer_at_work(executor, tmp_path, mode, staying):
+    """Each commit adds two rows: no statement may see one of them, or fail."""
+    path = tmp_path / "pet.sqlite"
+    code = f"""
+import sqlite3, time
+def connect():
+    connection = sqlite3.connect({str(path)!r}, timeout=10)
+    connection.execute("PRAGMA journal_mode = {mode}")
+    return connection
+one = connect()
+one.execute("CREATE TABLE pet (a INTEGER)"), one.commit()
+if not {staying}:
+    one.close()
+print("ready", flush=True)
+while True:
+    connection = one if {staying} else connect()
+    with connection:
+        connection.executemany("INSERT INTO pet VALUES (?)", [(1,), (2,)])
+    if not {staying}:
+        connection.close()
+    time.sleep(0.002)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout.readline() == "ready\n"
+        counts = []
+        for _ in range(60):
+            results = executor.run([(path, "SELECT count(*) FROM pet")] * 4)
+            assert [result.error for result in results] == [None] * 4, results
+            counts += [result.rows[0][0] for result in results]
+            assert schema_of_database(path).tables == ("pet",)
+        assert all(count % 2 == 0 for count in counts) and counts[-1] > counts[0]
+    finally:
+        writer.kill()
+        writer.wait()
+    beside = {f"pet.sqlite{end}" for end in ("", "-wal", "-shm", "-journal")}
+    assert {file.name for file in tmp_path.iterdir()} <= beside
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="the writer has to be another process, which reads no locks of ours")
+def test_a_log_that_is_in_use_is_left_alone(executor, tmp_path):
+    """Through its index, which other readers write to."""
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from pathlib import Path
+from test_execute import make_wal
+connection = make_wal(Path({str(tmp_path)!r}))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as writer:
+        assert writer.stdout.readline() == "ready\n"
+        path, before = tmp_path / "pet.sqlite", contents(tmp_path)
+        assert len(before) == 3
+        assert run_one(executor, path, "SELECT count(*) FROM pet").rows == [(3,)]
+        assert schema_of_database(path).tables == ("pet",)
+        assert contents(tmp_path) == before
+        writer.communicate()
+    assert list(tmp_path.iterdir()) == [path] and run_one(executor, path, "SELECT count(*) FROM pet").rows == [(3,)]
+
+
+def test_a_private_copy_follows_its_file_and_goes_with_its_process(tmp_path):
+    wal_after_a_crash_without_its_index(tmp_path / "state")
+    path = tmp_path / "state/pet.sqlite"
+    code = f"""
+import sys, tempfile
+sys.path.insert(0, {str(ROOT)!r})
+tempfile.tempdir = {str(tmp_path / "aside")!r}
+from data.execute import Executor
+with Executor(workers=1) as pool:
+    for _ in range(2):
+        print(pool.run([({str(path)!r}, "SELECT count(*) FROM pet")])[0].rows, flush=True)
+        sys.stdin.readline()
+"""
+    (tmp_path / "aside").mkdir()
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as reader:
+        assert reader.stdout.readline() == "[(3,)]\n"
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("INSERT INTO pet VALUES (4)")
+        reader.stdin.write("\n"), reader.stdin.flush()
+        assert reader.stdout.readline() == "[(4,)]\n"
+        assert list((tmp_path / "aside").iterdir()) != []
+        reader.communicate("\n")
+    assert list((tmp_path / "aside").iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.touch, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_of_a_database_is_an_error_at_once(executor, tmp_path, make):
+    path = tmp_path / "odd.sqlite"
+    make(path)
+    start = time.monotonic()
+    result = run_one(executor, path, "SELECT 1")
+    assert (result.rows, result.error) == (None, execute.NO_DATABASE) and str(path) in result.message
+    assert time.monotonic() - start < 0.9
 
 
 # time
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e10, 3601.0])
+def test_a_limit_of_time_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="seconds"):
+        Executor(seconds=seconds)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_what_a_stopped_machine_cost_its_time_is_run_again(tmp_path, database):
+    """The whole process group is stopped for longer than the limit, in the middle of statements and of comparisons."""
+    slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 300000) SELECT count(*) FROM c"
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from data.execute import Comparison, Executor
+slow, path = {slow!r}, {str(database)!r}
+with Executor(workers=2, seconds=2.0) as pool:
+    pool.run([(path, "SELECT 1")] * 2)
+    print("ready", flush=True)
+    verdicts = pool.compare([Comparison((path,), slow + f" -- {{i}}", slow, False) for i in range(40)])
+    results = pool.run([(path, slow)] * 40 + [(path, {ENDLESS!r})])
+print(sum(verdict.match for verdict in verdicts), sum(result.error is None for result in results), results[-1].error)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    for running in (0.3, 0.5):
+        time.sleep(running)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(4)
+        os.killpg(process.pid, signal.SIGCONT)
+    assert process.communicate(timeout=120)[0] == f"40 40 {execute.TIMED_OUT}\n"
 
 
 @pytest.mark.parametrize("sql", [ENDLESS, ONE_LONG_STEP], ids=["endless", "one long step"])
@@ -230,6 +520,19 @@ def test_the_comparison_of_rows_has_a_limit_too(database, monkeypatch):
     with Executor(workers=1, seconds=0.3) as pool:
         verdict = pool.compare([Comparison((database,), "SELECT 1", "SELECT 2", ordered=False)])[0]
     assert verdict.error == execute.TIMED_OUT
+
+
+def test_the_comparison_of_many_rows_has_more_time(database, monkeypatch):
+    worker = ROOT / "data" / "execute.py"
+    copy = database.parent.parent / "slower_execute.py"
+    copy.write_text(
+        worker.read_text().replace("    if len(gold) != len(predicted):\n", "    time.sleep(1)\n    if False:\n", 1)
+    )
+    monkeypatch.setattr(execute, "__file__", str(copy))
+    rows = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 60000) SELECT x, x, x FROM c"
+    jobs = [Comparison((database,), sql, sql, ordered=False) for sql in (rows, "SELECT 1")]
+    with Executor(workers=1, seconds=0.5) as pool:
+        assert [verdict.error for verdict in pool.compare(jobs)] == [None, execute.TIMED_OUT]
 
 
 # size
@@ -456,6 +759,41 @@ def test_rows_match_by_definition():
 )
 def test_rows_match_cases(gold, predicted, ordered, expected):
     assert rows_match(gold, predicted, ordered) is expected
+
+
+def test_large_results_are_compared_in_seconds(tmp_path):
+    path, rng, count = tmp_path / "large.sqlite", random.Random(5), 300_000
+    orders = [rng.sample(range(count), count) for _ in range(3)]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE t (a, b, c, d)")  # the first three hold the same values
+        connection.executemany("INSERT INTO t VALUES (?, ?, ?, ?)", zip(*orders, (f"name {i % 999}" for i in range(count))))
+    pairs = [
+        ("SELECT a, b, c, d FROM t", "SELECT d, c, a, b FROM t ORDER BY b", True),
+        ("SELECT a, d FROM t", "SELECT d, a FROM t ORDER BY c", True),
+        ("SELECT a, d, a FROM t", "SELECT a, a, d FROM t ORDER BY c", True),
+        ("SELECT a, b, c FROM t", "SELECT b, c, CASE a WHEN 1 THEN 2 WHEN 2 THEN 1 ELSE a END FROM t ORDER BY b", False),
+    ]
+    start = time.monotonic()
+    with Executor(workers=2) as pool:
+        verdicts = pool.compare([Comparison((path,), gold, predicted, ordered=False) for gold, predicted, _ in pairs])
+    assert [verdict.match for verdict in verdicts] == [match for *_, match in pairs], verdicts
+    assert [verdict.error for verdict in verdicts] == [None, None, None, execute.WRONG_ROWS]
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("value", ["{i}", "7", "{i} % 3", "a = {i}", "a / ({i} + 1)"])
+def test_more_columns_than_calls_may_be_nested(tmp_path, value):
+    path, width = tmp_path / "wide.sqlite", 1500
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE t (a INTEGER)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(width)])
+    columns = [value.format(i=i) for i in range(width)]
+    gold = f"SELECT {','.join(columns)} FROM t WHERE a < 1200"
+    permuted = f"SELECT {','.join(random.Random(2).sample(columns, width))} FROM t WHERE a < 1200 ORDER BY a DESC"
+    wrong = f"SELECT {','.join([*columns[1:], '-1'])} FROM t WHERE a < 1200"
+    with Executor(workers=2, max_statement_chars=50_000) as pool:
+        verdicts = pool.compare([Comparison((path,), gold, predicted, ordered=False) for predicted in (permuted, wrong)])
+    assert [(verdict.match, verdict.error) for verdict in verdicts] == [(True, None), (False, execute.WRONG_ROWS)], verdicts
 
 
 @pytest.mark.parametrize("kind", ["equal columns", "unit matrix", "random bits", "swapped bits"])

@@ -1,6 +1,7 @@
 """Pictures and tables of runs: from whole logs and broken ones."""
 
 import json
+import re
 import struct
 import sys
 
@@ -180,6 +181,20 @@ def test_a_result_of_the_scorer_alone_and_args_without_options(tmp_path):
     folder = run(tmp_path / "run", [], STARTED | dict(args=None, gpus=None), scored)
     assert "| 50.0% (15.0% to 85.0%) | 25.0% | 4 |" in report.compare([folder], tmp_path / "out.png")
     report.curves(folder)
+
+
+def test_a_table_steers_no_terminal(tmp_path):
+    folder = run(tmp_path / "\x1b[31mred", WHOLE, result=RESULT | dict(method="a\x9b2J\n|"))
+    text = report.compare([folder], tmp_path / "out.png").splitlines()[2]
+    assert text.startswith("| \ufffd[31mred |") and "| a\ufffd2J \\| |" in text and text.isprintable()
+
+
+@pytest.mark.parametrize(
+    "odd", [dict(execution_accuracy=float("nan")), dict(n=None), dict(train_examples_per_second=float("inf")), dict(n="many")]
+)
+def test_a_result_with_what_is_no_number(tmp_path, odd):
+    text = report.compare([run(tmp_path / "run", WHOLE, result=RESULT | odd)], tmp_path / "out.png")
+    assert not {"nan", "inf", "many"} & set(re.findall(r"[a-z]+", text.splitlines()[2]))
 
 
 def test_other_data_are_named_and_options_of_the_call_are_not():

@@ -271,6 +271,11 @@ def test_an_evaluation_is_logged_with_two_examples_printed(folder, capsys):
     assert "execution accuracy 50.0% | exact match 25.0% | n 2" in printed
 
 
+def test_examples_that_are_printed_steer_no_terminal(folder, capsys):
+    folder.log_evaluation(0, 1, [row(0, "SELECT '\x1b[2J'", "SELECT `\x1b[31m\x07`") | dict(question="\x9b2J?")], FIGURES)
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+
+
 def test_an_evaluation_of_one_example(folder):
     folder.log_evaluation(0, 1, ROWS[:1], FIGURES)
     assert (folder.path / "curves.png").read_bytes().startswith(b"\x89PNG")

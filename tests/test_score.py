@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import random
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from data import execute
 from data.prompt import prompt
 from data.score import Scorer, executable, interval, plugged, read_gold, read_run, score, totals
-from data.spider import Benchmark, load, tables_entry
+from data.spider import Benchmark, inspect, load, schema_of_database, tables_entry
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = "CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, country TEXT);"
@@ -149,10 +151,20 @@ def test_values_of_the_gold_are_plugged_in_only_when_asked(benchmark_):
 
 def test_plugging_tries_every_choice_of_values_and_no_more_than_its_limit():
     choices = plugged("SELECT a FROM t WHERE b = 5 AND c = 'x'", "SELECT a1 FROM t WHERE b = 7 AND c = 'y' LIMIT 2")
-    assert len(choices) == len(set(choices)) == 8
+    assert len(choices) == len(set(choices)) == 9
+    assert choices[0] == "SELECT a1 FROM t WHERE b = 7 AND c = 'y' LIMIT 2"
     assert "SELECT a1 FROM t WHERE b = 5 AND c = 'x' LIMIT 5" in choices
     assert plugged("SELECT a FROM t", "SELECT a FROM t LIMIT 3") == ["SELECT a FROM t LIMIT 3"]
-    assert len(plugged("SELECT 1, 2, 3", "SELECT " + "4, " * 50 + "4")) == 1000
+    assert len(plugged("SELECT 1, 2, 3", "SELECT " + "4, " * 50 + "4")) == 1001
+
+
+@pytest.mark.parametrize("condition", ["country = 'Chad'", 'country = "Chad" AND id > 1', "35 < age AND id = 2"])
+def test_the_predictions_own_values_are_tried_first(benchmark_, condition):
+    """The gold has none of them."""
+    example = replace(benchmark_.splits["dev"][0], sql="SELECT name FROM singer ORDER BY age DESC LIMIT 1")
+    predicted = f"SELECT name FROM singer WHERE {condition} AND age = (SELECT max(age) FROM singer)"
+    (row,) = score(benchmark_, "dev", [predicted], [example], plug_values=True)
+    assert row["execution_match"], row
 
 
 def test_a_prediction_is_right_only_if_it_is_on_every_database(spider, benchmark_):
@@ -162,6 +174,18 @@ def test_a_prediction_is_right_only_if_it_is_on_every_database(spider, benchmark
     write_database(second, TABLES + "INSERT INTO singer VALUES (1, 'Ann', 30, 'Chad'), (2, 'Bo', 9, 'France');")
     assert not score_one(benchmark_, 1, predicted)["execution_match"]
     assert score_one(benchmark_, 1, GOLD[1])["execution_match"]
+
+
+def test_a_database_in_wal_mode_gives_what_another_does(spider, benchmark_):
+    """Whatever has read it before: values, schemas and states of databases are looked up in the same files."""
+    write_database(spider / "database/music/music.sqlite", "PRAGMA journal_mode = WAL;")
+    before = {path: path.read_bytes() for path in (spider / "database").rglob("*") if path.is_file()}
+    for _ in range(2):
+        benchmark = load(spider, ("dev",), values=True)
+        assert all(row["execution_match"] for row in score(benchmark, "dev", GOLD))
+        assert inspect(spider) == ["dev: 5 examples, 1 databases: 1 present", "  gold that runs: 5 of 5"]
+        assert schema_of_database(spider / "database/music/music.sqlite") == benchmark.schemas["music"]
+        assert {path: path.read_bytes() for path in (spider / "database").rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_of_databases_may_stand_elsewhere(tmp_path, benchmark_):
@@ -326,6 +350,10 @@ def test_a_count_mismatch_is_an_error_and_writes_nothing(spider, tmp_path, lines
         (lambda spider: (spider / "predicted.sql").unlink(), "predicted.sql"),
         (lambda spider: (spider / "tables.json").unlink(), "music"),
         (lambda spider: (spider / "database" / "music" / "music.sqlite").unlink(), "music.sqlite"),
+        (lambda spider: (spider / "database/music/music.sqlite").write_bytes(b""), "music.sqlite is not a SQLite database"),
+        (lambda spider: os.mkfifo(spider / "database/music/other.sqlite"), "other.sqlite cannot be read (not a regular file)"),
+        (lambda spider: (spider / "database/music/x.sqlite").symlink_to("/dev/zero"), "x.sqlite cannot be read"),
+        (lambda spider: (spider / "database/music/x.sqlite").mkdir(), "x.sqlite cannot be read (Is a directory)"),
         (lambda spider: (spider / "dev_gold.sql").write_text("SELECT 1\n" * 5), "dev_gold.sql, line 1"),
         (lambda spider: (spider / "dev_gold.sql").write_text("SELECT 1\topera\n" * 5), "opera"),
         (lambda spider: (spider / "dev_gold.sql").write_text(""), "dev_gold.sql"),
@@ -408,7 +436,8 @@ def test_a_run_folder_that_does_not_hold_together_is_refused(spider, tmp_path, f
     assert {file: file.read_bytes() for file in run.iterdir()} == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["run", "--predictions", "x"], ["--predictions", "x"], ["run", "--workers", "0"]])
+@pytest.mark.parametrize("arguments", [[], ["run", "--predictions", "x"], ["--predictions", "x"], ["run", "--workers", "0"],
+     *(["run", f"--seconds={seconds}"] for seconds in ("0", "-1", "nan", "inf", "1e10", "-inf"))])  # fmt: skip
 def test_options_that_do_not_fit_are_one_line(arguments):
     done = command(*arguments)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr

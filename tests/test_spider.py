@@ -1,6 +1,7 @@
 """Reading a directory in Spider's layout, what is said about a bad one, and the schema of any database."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -348,6 +349,15 @@ def test_a_file_that_is_no_database(spider, content):
     assert complaint(spider) == f"{path} is not a SQLite database: copy it again"
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_is_no_regular_file_is_not_read(spider, make):
+    path = spider / "database/pets/pets.sqlite"
+    path.unlink()
+    make(path)
+    assert complaint(spider).startswith(f"{path} cannot be read (not a regular file)")
+    assert inspect(spider)[0] == "train: 3 examples, 1 databases: 1 unreadable"
+
+
 def test_a_directory_in_the_place_of_a_database(spider):
     path = spider / "database/pets/pets.sqlite"
     path.unlink()
@@ -377,10 +387,47 @@ def test_tables_and_columns_in_the_order_of_their_making(tmp_path):
     assert len(schema.column_types) == len(schema.columns)
 
 
-def test_views_indices_and_the_tables_of_sqlite_itself_are_no_tables(tmp_path):
+def test_indices_and_the_tables_of_sqlite_itself_are_no_tables(tmp_path):
     script = """CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT, b); INSERT INTO a (b) VALUES (1);
-                CREATE VIEW v AS SELECT b FROM a; CREATE INDEX i ON a (b); CREATE TABLE sqliteish (c);"""
+                CREATE INDEX i ON a (b); CREATE TABLE sqliteish (c);"""
     assert introspect(tmp_path, script).tables == ("a", "sqliteish")
+
+
+def test_views_are_tables(tmp_path):
+    script = """CREATE TABLE a (id INTEGER PRIMARY KEY, b TEXT); CREATE VIEW v AS SELECT b, count(*) AS "n n" FROM a GROUP BY b;
+                CREATE VIEW w (x) AS SELECT id FROM a; CREATE TABLE c (y);"""
+    schema = introspect(tmp_path, script)
+    assert schema.tables == ("a", "v", "w", "c") and named(schema, schema.primary_keys) == ["a.id"]
+    assert schema.columns[3:] == ((1, "b"), (1, "n n"), (2, "x"), (3, "y"))
+    assert 'Table v, columns = [*,b,"n n"]' in prompt("?", schema)
+
+
+def test_virtual_tables_are_tables_and_what_they_consist_of_is_not(tmp_path):
+    script = """CREATE VIRTUAL TABLE note USING fts5(title, text); CREATE VIRTUAL TABLE old USING fts4(text);
+                CREATE VIRTUAL TABLE area USING rtree(id, low, high);
+                CREATE TABLE note_lines (x); CREATE TABLE area_code (y);"""
+    schema = introspect(tmp_path, script)
+    assert schema.tables == ("note", "old", "area", "note_lines", "area_code")
+    assert [name for table, name in schema.columns if table < 3] == ["*", "title", "text", "text", "id", "low", "high"]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_what_cannot_be_read_of_a_database_costs_no_more_than_itself(spider, split):
+    script = """CREATE VIEW lost AS SELECT x FROM nowhere; CREATE VIEW unknown AS SELECT Area(name) FROM pet;
+                CREATE VIEW endless AS WITH RECURSIVE a(x) AS (SELECT 'Rex' UNION ALL SELECT x FROM a) SELECT x FROM a;
+                PRAGMA writable_schema = ON;
+                INSERT INTO sqlite_master VALUES ('table', 'map', 'map', 0, 'CREATE VIRTUAL TABLE map USING Spatial()');"""
+    path = make_database(spider / "database/pets/pets.sqlite", script)
+    assert schema_of_database(path).tables == ("pet", "endless")
+    (entry,) = json.loads((spider / "tables.json").read_text())
+    entry["table_names_original"] += ["map", "endless"]
+    entry["column_names_original"] += [[1, "x"], [2, "x"]]
+    entry["column_types"] += ["text", "text"]
+    write(spider / "tables.json", [entry])
+    write(spider / "train_spider.json", [GOLD | {"question": "Is Rex there?"}])
+    assert load(spider, (split,), values=True).splits[split][0].values == (dict(column=2, text="Rex"),) * (split == "train")
+    assert inspect(spider)[0] == "train: 1 examples, 1 databases: 1 present"
+    assert not any("UTF-8" in line for line in inspect(spider))
 
 
 def test_composite_keys_are_flattened(tmp_path):
@@ -467,7 +514,7 @@ def test_a_file_without_a_schema(tmp_path, content, what):
 
 def test_a_database_without_tables(tmp_path):
     with pytest.raises(UserError, match="some holds no tables"):
-        introspect(tmp_path, "CREATE VIEW v AS SELECT 1")
+        introspect(tmp_path, "CREATE VIEW v AS SELECT * FROM nowhere")
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -524,6 +571,28 @@ def test_the_command_ends_in_one_line_and_code_2(tmp_path, arguments):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert len(arguments) != 1 or (str(tmp_path) in done.stderr and "get Spider from" in done.stderr)
+
+
+def test_an_error_steers_no_terminal(tmp_path):
+    done = command(tmp_path / "\x1b[31mred\x9b2J")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{tmp_path}/\ufffd[31mred\ufffd2J does not exist" in done.stderr and done.stderr.removesuffix("\n").isprintable()
+
+
+def test_names_of_a_database_steer_no_terminal(spider):
+    sql = 'SELECT "a\x1b[2J" FROM "pet\x1b]0;x\x07"'
+    write(spider / "dev.json", [GOLD | {"query": sql}])
+    done = command(spider)
+    assert "no such table: pet\ufffd]0;x\ufffd" in done.stdout and done.stdout.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_replaced(encoding):
+    code = "from data.errors import exit_on_user_error as run; run(lambda: print('é 北'))"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=environment, timeout=60)
+    expected = {"ascii": "? ?\n", "utf-8": "é 北\n"}.get(encoding, "é ?\n")
+    assert (done.returncode, done.stdout.decode(encoding)) == (0, expected), done
 
 
 def test_an_error_is_one_line_even_where_a_file_put_line_breaks_into_it(capsys):

@@ -131,6 +131,19 @@ def test_a_schema_that_names_what_the_database_lacks(database):
     assert Values(database, schema).mentioned("From France, gone?")[0] == dict(column=1, text="France")
 
 
+def test_cells_of_views_and_virtual_tables_are_found(database):
+    script = """CREATE VIEW home AS SELECT upper(Country) AS place FROM singer; CREATE VIRTUAL TABLE note USING fts5(said);
+                INSERT INTO note VALUES ('loud');
+                CREATE VIEW endless AS WITH RECURSIVE a(x) AS (SELECT 'loud' UNION ALL SELECT x FROM a) SELECT x FROM a;"""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript(script)
+    schema = spider.schema_of_database(database)
+    found = Values(database, schema).mentioned("Are those from the Netherlands loud?")
+    assert [(schema.columns[v["column"]][1], v["text"]) for v in found] == [
+        *(("Country", "Netherlands"), ("place", "NETHERLANDS"), ("said", "loud")),
+    ]
+
+
 def test_a_broken_database_is_named(tmp_path):
     (tmp_path / "bad.sqlite").write_bytes(b"SQLite format 3\0" + b"\1" * 5000)
     with pytest.raises(UserError, match="bad.sqlite cannot be read"):
