@@ -586,7 +586,7 @@ def main() -> None:
     if gpu and ranks == 1 and not zero2 and torch.cuda.device_count() > 1:
         print(f"{torch.cuda.device_count() - 1} more GPUs are visible: deepspeed {SCRIPT}.py uses them")
     layers = [*model.encoder.block, *model.decoder.block]
-    for layer in layers if compiled else ():
+    for layer in layers if compiles(args.compile, gpu, args.max_updates, args.eval_only) else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     collate_train = partial(collate, pad=tokenizer.pad_token_id)

@@ -602,7 +602,7 @@ def main() -> None:
     accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
                       f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
     layers = [*model.get_base_model().encoder.block, *model.get_base_model().decoder.block]
-    for layer in layers if compiled else ():
+    for layer in layers if compiles(args.compile, gpu, args.max_updates, args.eval_only) else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     collate_train = partial(collate, pad=tokenizer.pad_token_id)
