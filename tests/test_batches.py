@@ -1,11 +1,11 @@
-"""The order of examples: all of them, in updates of one size, the same for a seed whatever the machine."""
+"""The order of examples: all of them, in updates of one size, the same for a seed; and how an update becomes forward passes."""
 
 import random
 from collections import Counter
 
 import pytest
 
-from data.batches import describe, epoch_updates, micro_batches
+from data.batches import LONGEST, TOGETHER, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
 
 
 def random_lengths(count: int, seed: int = 0) -> list[int]:
@@ -13,19 +13,18 @@ def random_lengths(count: int, seed: int = 0) -> list[int]:
     return [rng.randint(5, 500) for _ in range(count)]
 
 
-LENGTHS = random_lengths(1000)
+def by_themselves(count: int) -> list[tuple[int, int]]:
+    """Schemas of examples that share nothing."""
+    return [(number, 0) for number in range(count)]
+
+
+LENGTHS, ALONE = random_lengths(1000), by_themselves(1000)
 SIZES = [(count, size) for count in (1, 7, 8, 9, 100, 1000, 1033) for size in (1, 8, 36, 128, 3000)]
 
 
-def updates_of(micro: int, grad_accum: int, ranks: int, start: int, stop: int, seed: int = 0) -> list[list[int]]:
-    """The examples of each update, as all ranks together meet them in their micro-batches."""
-    met: list[list[int]] = [[] for _ in range(start, stop)]
-    for rank in range(ranks):
-        batches = [batch for batch, _ in micro_batches(LENGTHS, micro, grad_accum, ranks, rank, seed, start, stop)]
-        assert len(batches) == (stop - start) * grad_accum and {len(batch) for batch in batches} == {micro}
-        for position, batch in enumerate(batches):
-            met[position // grad_accum] += batch
-    return met
+def epoch(count: int, size: int, seed: int = 0, number: int = 0) -> list[list[int]]:
+    """An epoch of examples that share nothing."""
+    return epoch_updates(random_lengths(count), by_themselves(count), size, seed, number)
 
 
 # -------------------------------------------------------------------------------------------------------------- an epoch
@@ -33,7 +32,7 @@ def updates_of(micro: int, grad_accum: int, ranks: int, start: int, stop: int, s
 
 @pytest.mark.parametrize(("count", "size"), SIZES)
 def test_every_example_is_seen_in_updates_of_one_size(count, size):
-    updates = epoch_updates(random_lengths(count), size, 0, 0)
+    updates = epoch(count, size)
     assert {len(update) for update in updates} == {size}
     assert len(updates) == -(-count // size)
     assert {index for update in updates for index in update} == set(range(count))
@@ -41,112 +40,168 @@ def test_every_example_is_seen_in_updates_of_one_size(count, size):
 
 @pytest.mark.parametrize(("count", "size"), SIZES)
 def test_no_example_is_repeated_more_than_the_last_update_needs(count, size):
-    seen = Counter(index for update in epoch_updates(random_lengths(count), size, 0, 0) for index in update)
+    seen = Counter(index for update in epoch(count, size) for index in update)
     assert sum(times - 1 for times in seen.values()) == -count % size
     assert max(seen.values()) - min(seen.values()) <= 1
 
 
-def test_answers_change_the_company_and_nothing_else():
-    answers = random_lengths(1000, seed=1)
-    alone, both = epoch_updates(LENGTHS, 36, 0, 0), epoch_updates(LENGTHS, 36, 0, 0, answers)
-    assert alone != both and Counter(sum(alone, [])) == Counter(sum(both, []))
-    assert all([LENGTHS[i] for i in update] == sorted((LENGTHS[i] for i in update), reverse=True) for update in both)
-
-
 def test_fewer_examples_than_one_update():
-    (update,) = epoch_updates([30, 10, 20], 8, 0, 0)
+    (update,) = epoch_updates([30, 10, 20], by_themselves(3), 8, 0, 0)
     assert sorted(Counter(update).values()) == [2, 3, 3]
 
 
 def test_the_order_follows_from_seed_and_epoch_alone():
     random.seed(1)
-    first = epoch_updates(LENGTHS, 8, 3, 5)
+    first = epoch(1000, 8, 3, 5)
     random.seed(2)
-    assert epoch_updates(list(LENGTHS), 8, 3, 5) == first
+    assert epoch_updates(list(LENGTHS), list(ALONE), 8, 3, 5) == first
 
 
 def test_the_order_differs_over_seeds_and_epochs():
-    orders = [str(epoch_updates(LENGTHS, 8, seed, epoch)) for seed in range(5) for epoch in range(5)]
+    orders = [str(epoch(1000, 8, seed, number)) for seed in range(5) for number in range(5)]
     assert len(set(orders)) == len(orders)
 
 
+@pytest.mark.parametrize("kind", ["as they come", "all different"])
 @pytest.mark.parametrize(("count", "size"), [(7000, 36), (7000, 128), (7000, 288), (1000, 8), (300, 16)])
-def test_the_company_that_examples_keep_differs_over_epochs(count, size):
-    """Grouping by length must not put the same examples into one update each epoch."""
-    lengths = random_lengths(count)
-    first, second = (epoch_updates(lengths, size, 0, epoch) for epoch in (0, 1))
+def test_the_company_that_examples_keep_differs_over_epochs(count, size, kind):
+    """That updates take about as much memory must not put the same examples into one update each epoch."""
+    lengths = random_lengths(count) if kind == "as they come" else random.Random(0).sample(range(5, 5 + count), count)
+    first, second = (epoch_updates(lengths, by_themselves(count), size, 0, number) for number in (0, 1))
     place = {index: number for number, update in enumerate(second) for index in update}
     meetings = [sum(n * n for n in Counter(place[index] for index in update).values()) / size**2 for update in first]
     assert sum(meetings) / len(meetings) < 0.6
 
 
-def test_an_update_goes_from_long_to_short():
-    for update in epoch_updates(LENGTHS, 36, 0, 0):
-        lengths = [LENGTHS[index] for index in update]
-        assert lengths == sorted(lengths, reverse=True)
+def test_every_update_has_long_and_short_examples():
+    middle = sorted(LENGTHS)[500]
+    for update in epoch(1000, 36):
+        assert 12 <= sum(LENGTHS[index] > middle for index in update) <= 24
 
 
 def test_updates_do_not_come_in_the_order_of_their_length():
-    means = [sum(LENGTHS[i] for i in update) / 8 for update in epoch_updates(LENGTHS, 8, 0, 0)]
-    rises = sum(later > earlier for earlier, later in zip(means, means[1:]))
-    assert 0.3 < rises / len(means) < 0.7
+    sums = [sum(LENGTHS[i] for i in update) for update in epoch(1000, 8, number=1)]
+    rises = sum(later > earlier for earlier, later in zip(sums, sums[1:])) / sum(a != b for a, b in zip(sums, sums[1:]))
+    assert 0.3 < rises < 0.7
 
 
 @pytest.mark.parametrize("size", [1, 8, 36])
-@pytest.mark.parametrize("apart", [False, True], ids=["answers behind prompts", "answers apart"])
-def test_a_run_begins_with_what_needs_most_memory(size, apart):
+def test_a_run_begins_with_what_needs_most_memory(size):
     """A batch that does not fit shows at once, not after hours, beside the optimiser's state of the first step, too."""
-    answers = random_lengths(1000, seed=1)
+    # updates whose examples count for much differ, as one length is far from the others
+    lengths = [length * (50 if index % 7 == 0 else 1) for index, length in enumerate(LENGTHS)]
 
-    def padded(update: list[int]) -> int:
-        return max(LENGTHS[i] for i in update) + apart * max(answers[i] for i in update)
+    def tokens(seed: int, number: int) -> list[int]:
+        return [sum(lengths[i] for i in update) for update in epoch_updates(lengths, ALONE, size, seed, number)]
 
     for seed in range(3):
-        tokens = [padded(update) for update in epoch_updates(LENGTHS, size, seed, 0, answers if apart else None)]
-        assert tokens[:2] == sorted(tokens, reverse=True)[:2]
-        later = [padded(update) for update in epoch_updates(LENGTHS, size, seed, 1, answers if apart else None)]
-        assert later[:2] != sorted(later, reverse=True)[:2]
+        assert tokens(seed, 0)[:2] == sorted(tokens(seed, 0), reverse=True)[:2]
+    assert any(tokens(seed, 1)[:2] != sorted(tokens(seed, 1), reverse=True)[:2] for seed in range(3))
 
 
-# ------------------------------------------------------------------------------------------------------ ranks and resume
+# ---------------------------------------------------------------------------------------------------------------- passes
 
 
-@pytest.mark.parametrize(("micro", "grad_accum", "ranks"), [(4, 1, 2), (4, 2, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8), (2, 1, 4)])
-def test_an_update_is_the_same_however_it_is_divided(micro, grad_accum, ranks):
-    stop = 130  # beyond the first epoch's 125 updates
-    whole = updates_of(8, 1, 1, 0, stop)
-    assert [sorted(update) for update in updates_of(micro, grad_accum, ranks, 0, stop)] == [sorted(u) for u in whole]
+def drawn(rng: random.Random, count: int, share: bool) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """Tokens of random prompts and answers, and their schemas, which are some of nine or shared by none."""
+    tokens = [rng.choice((10, 100, 400, 1500)) for _ in range(9)]
+    schemas = [(own, tokens[own]) for own in rng.choices(range(9), k=count)] if share else by_themselves(count)
+    return [rng.randint(5, 150) + tokens for _, tokens in schemas], [rng.randint(1, 60) for _ in schemas], schemas
 
 
-def test_each_micro_batch_comes_with_its_whole_update():
-    for batch, whole in micro_batches(LENGTHS, 2, 2, 2, 1, 0, 0, 10):
-        assert [len(part) for part in whole] == [2] * 4 and batch in whole
+def check_passes(passes: list[list[list[int]]], update: list[int], ranks: int) -> None:
+    """Every example stands in one place, and every rank has some in every pass."""
+    assert all(len(each) == ranks and all(each) for each in passes)
+    assert sorted(i for each in passes for batch in each for i in batch) == sorted(update)
 
 
-def test_ranks_get_neighbours_in_length_at_the_same_time():
-    ranks = [list(micro_batches(LENGTHS, 4, 2, 2, rank, 0, 0, 62)) for rank in (0, 1)]
-    for position, ((one, whole), (two, _)) in enumerate(zip(*ranks)):
-        assert [one, two] == (whole[2:] if position % 2 else whole[:2])
+@pytest.mark.parametrize("share", [False, True], ids=["alone", "shared"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_packed_passes_keep_to_their_limits_and_leave_no_rank_without_examples(ranks, share):
+    for seed in range(60):
+        rng = random.Random(seed)
+        prompts, answers, schemas = drawn(rng, 200, share)
+        lengths = [sum(pair) for pair in zip(prompts, answers)]
+        update = rng.sample(range(200), 24 * rng.randint(1, 5))
+        # a multiple of all ranks: each can have as few in a pass as the limits ask for
+        room, most = rng.choice((max(lengths), 2 * max(lengths), 5000, 16_384)), rng.choice((0, 1, 2, 5, 16))
+        passes = packed_passes(update, lengths, schemas, ranks, room, most)
+        check_passes(passes, update, ranks)
+        batches = [batch for each in passes for batch in each]
+        tokens = [sum(shared_tokens(batch, lengths, schemas)) for batch in batches]
+        assert max(tokens) <= room
+        assert not most or max(map(len, batches)) <= most
+        # and do not make many small passes of what fits in few
+        if not most:
+            assert len(passes) <= 1 + 2.5 * sum(tokens) / (ranks * room)
 
 
-@pytest.mark.parametrize("start", [0, 1, 60, 124, 125, 126, 250, 299])
-def test_resuming_gives_the_rest(start):
-    straight = list(micro_batches(LENGTHS, 4, 2, 1, 0, 7, 0, 300))
-    assert list(micro_batches(LENGTHS, 4, 2, 1, 0, 7, start, 300)) == straight[start * 2 :]
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_padded_passes_keep_to_their_limits_and_leave_no_rank_without_examples(ranks):
+    for seed in range(60):
+        rng = random.Random(seed)
+        prompts, answers, _ = drawn(rng, 200, True)
+        update = rng.sample(range(200), 24 * rng.randint(1, 5))
+        room, most = rng.choice((max(prompts) + max(answers), 5000, 16_384)), rng.choice((0, 1, 2, 5, 16))
+        passes = padded_passes(update, prompts, answers, ranks, room, most)
+        check_passes(passes, update, ranks)
+        batches = [batch for each in passes for batch in each]
+        padded = [len(batch) * (max(prompts[i] for i in batch) + max(answers[i] for i in batch)) for batch in batches]
+        assert max(padded) <= room
+        assert not most or max(map(len, batches)) <= most
 
 
-def test_nothing_is_left_when_all_updates_are_done():
-    assert list(micro_batches(LENGTHS, 4, 1, 1, 0, 0, 300, 300)) == []
+@pytest.mark.parametrize("most", [0, 1, 3])
+@pytest.mark.parametrize(("count", "ranks"), [(3, 2), (7, 3), (128, 3), (10, 8), (8, 8), (5, 1)])
+def test_no_rank_is_without_examples_where_they_do_not_divide_evenly(count, ranks, most):
+    update = list(range(count))
+    for room in (110, 1000, 16_384):  # of examples of 110 tokens
+        check_passes(packed_passes(update, [110] * count, by_themselves(count), ranks, room, most), update, ranks)
+        check_passes(padded_passes(update, [100] * count, [10] * count, ranks, room, most), update, ranks)
 
 
-def test_each_epoch_is_complete():
-    seen = Counter(index for batch, _ in micro_batches(LENGTHS, 8, 1, 1, 0, 0, 0, 3 * 125) for index in batch)
-    assert set(seen.values()) == {3} and len(seen) == 1000
+def test_an_example_that_is_longer_than_a_pass_stands_by_itself():
+    lengths = [30, 300, 20, 30, 250, 10]
+    for prompts, answers, found in (
+        (lengths, [0] * 6, packed_passes(list(range(6)), lengths, by_themselves(6), 1, 100)),
+        (lengths, [5] * 6, padded_passes(list(range(6)), lengths, [5] * 6, 1, 100)),
+    ):
+        check_passes(found, list(range(6)), 1)
+        batches = [batch for (batch,) in found]
+        assert [1] in batches and [4] in batches
+        assert all(sum(prompts[i] + answers[i] for i in batch) <= 100 for batch in batches if not {1, 4} & set(batch))
+    check_passes(packed_passes([0, 1], [300, 300], by_themselves(2), 1, 100), [0, 1], 1)
+    check_passes(padded_passes([0, 1], [300, 300], [5, 5], 1, 100), [0, 1], 1)
+    # and so do questions whose schema leaves no room for another
+    schemas = [("a", LONGEST), ("a", LONGEST), *by_themselves(2)]
+    found = packed_passes([0, 1, 2, 3], [LONGEST + 90, LONGEST + 95, 40, 50], schemas, 1, 100)
+    assert [[0]] in found and [[1]] in found
 
 
-def test_an_epoch_smaller_than_one_update_goes_on():
-    batches = [batch for batch, _ in micro_batches([3, 1, 2], 4, 1, 1, 0, 0, 0, 5)]
-    assert len(batches) == 5 and all(set(batch) == {0, 1, 2} and len(batch) == 4 for batch in batches)
+def test_passes_have_about_as_many_tokens_on_every_rank():
+    """Ranks wait for the one that has most."""
+    prompts, answers, _ = drawn(random.Random(0), 128, False)
+    lengths = [sum(pair) for pair in zip(prompts, answers)]
+    for ranks in (2, 3, 8):
+        for each in packed_passes(list(range(128)), lengths, by_themselves(128), ranks, 1000):
+            tokens = [sum(lengths[i] for i in batch) for batch in each]
+            assert max(tokens) <= 1.25 * min(tokens)
+
+
+def test_padded_passes_hold_neighbours_in_length_and_begin_with_the_longest():
+    prompts, answers = spider_like(128)
+    for ranks in (1, 2, 8):
+        batches = [batch for each in padded_passes(list(range(128)), prompts, answers, ranks, 4000) for batch in each]
+        longest = [[prompts[i] for i in batch] for batch in batches]
+        assert all(min(earlier) >= max(later) for earlier, later in zip(longest, longest[1:]))
+        assert max(prompts) == longest[0][0]
+
+
+def test_questions_of_one_schema_stay_together_where_there_is_room():
+    schemas = [(index // TOGETHER, 500) for index in range(8 * TOGETHER)]
+    lengths = [520 + index % 5 for index in range(8 * TOGETHER)]
+    passes = packed_passes(list(range(8 * TOGETHER)), lengths, schemas, 2, 2000)
+    assert all(len({schemas[i] for i in batch}) * TOGETHER == len(batch) for each in passes for batch in each)
 
 
 # --------------------------------------------------------------------------------------------------------------- padding
@@ -167,14 +222,17 @@ def spider_like(count: int) -> tuple[list[int], list[int]]:
     return [draw(PROMPTS) for _ in range(count)], [draw(ANSWERS) for _ in range(count)]
 
 
-@pytest.mark.parametrize(("micro", "examples_per_update"), [(4, 128), (16, 16), (36, 36), (36, 288)])
-def test_less_than_a_tenth_is_padding(micro, examples_per_update):
+@pytest.mark.parametrize(("size", "ranks", "room", "most"), [(128, 1, 8192, 0), (128, 1, 16_384, 4), (128, 8, 4096, 0)])
+def test_little_is_padding(size, ranks, room, most):
     prompts, answers = spider_like(7000)
-    assert describe(prompts, answers, examples_per_update, micro, 0)[1] < 0.1
+    lengths, whole, padded = [sum(pair) for pair in zip(prompts, answers)], 0, 0
+    for update in epoch_updates(lengths, by_themselves(7000), size, 0, 0):
+        for each in padded_passes(update, prompts, answers, ranks, room, most):
+            padded += sum(len(batch) * (max(prompts[i] for i in batch) + max(answers[i] for i in batch)) for batch in each)
+            whole += sum(lengths[i] for batch in each for i in batch)
+    assert whole > 0.8 * padded
 
 
 def test_what_is_described():
-    line, padding = describe([1000, 2000, 3000], [10, 20, 30], 3, 3, 0)
-    # padded: 3 x (3,000 + 30); real: 6,060
-    assert line == "prompts: mean 2000 tokens, longest 3,000 | SQL: mean 20, longest 30 | padding 33.3%"
-    assert padding == pytest.approx(1 - 6060 / 9090) and describe([1000, 2000, 3000], [10, 20, 30], 3, 1, 0)[1] == 0
+    line = describe([1000, 2000, 3000], [10, 20, 30], by_themselves(3), 3)
+    assert line == "prompts: mean 2000 tokens, longest 3,000 | SQL: mean 20, longest 30"
