@@ -185,15 +185,21 @@ def test_a_checkpoint_that_does_not_fit(tmp_path, record, message):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("flag", ["values", "full_names", "share_schema"])
-def test_a_checkpoint_says_how_its_prompts_were_made(tmp_path, flag):
-    model = saved(tmp_path / "with", dict(script="a", base=BASE | {flag: True}))
-    assert base_of(ASKED | dict(model=model), "a")[flag] and base_of(ASKED | {"model": model, flag: True}, "a")[flag]
+@pytest.mark.parametrize("flag", ["values", "full_names", "share_schema", "plain_sql"])
+def test_a_checkpoint_says_how_its_prompts_and_answers_were_made(tmp_path, flag, monkeypatch, capsys):
+    """It wins over the options, which have defaults of their own, and says so; one from before the option was without it."""
+    monkeypatch.delenv("RANK", raising=False)
     earlier = {name: value for name, value in BASE.items() if name != flag}
-    model = saved(tmp_path / "without", dict(script="a", base=earlier))
-    assert base_of(ASKED | dict(model=model), "a") == BASE
-    with pytest.raises(UserError, match=f"was trained without --{flag}: run it without --{flag} here too"):
-        base_of(ASKED | {"model": model, flag: True}, "a")
+    for base, there in ((BASE | {flag: True}, True), (BASE, False), (earlier, False)):
+        model = saved(tmp_path / "run", dict(script="a", base=base))
+        for asked in (True, False):
+            assert base_of(ASKED | {"model": model, flag: asked}, "a") == BASE | {flag: there}
+            said = f"{tmp_path / 'run'} was trained with{'' if there else 'out'} --{flag}, and is asked so\n"
+            assert capsys.readouterr().out == (said if asked != there else "")
+        lacking = {name: value for name, value in ASKED.items() if name != flag}
+        assert base_of(lacking | dict(model=model), "a")[flag] == there and capsys.readouterr().out == ""
+    monkeypatch.setenv("RANK", "1")
+    assert not base_of(ASKED | {"model": model, flag: True}, "a")[flag] and capsys.readouterr().out == ""
 
 
 def test_a_checkpoint_of_the_real_model_refuses_tiny(tmp_path):

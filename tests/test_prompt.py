@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data.prompt import clean_sql, fit, one_line, prompt, question_first, schema_first, target
+from data.prompt import LINKED, clean_sql, fit, one_line, prompt, question_first, schema_first, target
 from data.spider import Schema, parse_schema, read_schemas
 
 FIXTURE = Path(__file__).parent / "fixtures" / "school_player.json"
@@ -123,6 +123,59 @@ def test_names_stand_as_an_answer_has_to_write_them(full_names):
         connection.execute(f'CREATE TABLE "group" ({columns})')
         found = connection.execute(f'SELECT {", ".join(written for _, written in kept)} FROM "group"').description
     assert [column[0] for column in found] == [text for text, _ in kept]
+
+
+# ------------------------------------------------------------------------------------------------ columns behind a question
+
+
+def linked(question: str, schema: Schema, *how) -> list[str]:
+    """The columns behind a question."""
+    lines = [line for line in schema_first(question, schema, *how)[1].splitlines() if line.startswith("columns:[")]
+    return [name.strip() for line in lines for name in line.removeprefix("columns:[").removesuffix("]").split(",")]
+
+
+def test_columns_that_share_words_with_a_question_stand_behind_it(school):
+    first, second = schema_first(QUESTION, school)
+    assert first == GOLDEN.removeprefix(QUESTION + "\n") + "\n"  # the same for every question
+    assert second == (
+        f"{QUESTION}\ncolumns:[school.School,school.Enrollment,school.School_ID,school.School_Colors,"
+        "school_details.School_ID,school_performance.School_Id,school_performance.School_Year,player.School_ID]"
+    )
+
+
+def test_columns_behind_a_question_stand_as_sql_writes_them():
+    schema = make_schema({"group": ["Home Town", "size"], "plain": ["town"]}, [], [])
+    assert schema_first("Which home town?", schema)[1].splitlines()[1] == 'columns:["group"."Home Town",plain.town]'
+    full = replace(schema, full_names=True)
+    assert schema_first("Which home town?", full)[1].splitlines()[1] == 'columns:[ "group"."Home Town" , plain.town ]'
+
+
+def test_behind_a_question_that_names_no_column_stands_none():
+    assert schema_first("How many?", make_schema({"many": ["id", "size"]}, [1], []))[1] == "How many?"
+
+
+def test_of_columns_that_share_words_the_nearest_stand_behind_a_question():
+    """Those of whose words most are asked for, not more than LINKED, and among equals the first."""
+    far = [f"name_of_{letter}" for letter in "abcdefghij"]
+    schema = make_schema({"t": [*far, "size", "name", "first_name"]}, [], [])
+    found = linked("Which name?", schema)
+    assert found == ["t.name", "t.first_name", *(f"t.{name}" for name in far)][:LINKED] and len(far) + 2 > LINKED
+
+
+def test_no_column_behind_a_question_was_dropped(school):
+    """Neither by itself nor with its table, at any budget."""
+    question = "Which school years and school colors of a school id have a class?"
+    for budget in range(len(prompt(question, school)) + 200, -1, -7):
+        (first, second), _ = fit(question, school, (), budget, lambda parts: sum(map(len, parts)), schema_first)
+        columns = [line for line in second.splitlines() if line.startswith("columns:[")]
+        names = set(columns[0].removeprefix("columns:[").removesuffix("]").split(",")) if columns else set()
+        assert names <= columns_of(first) and len(names) <= LINKED
+        assert names or not columns_of(first)  # the columns that are named leave last
+    names = [name for _, name in school.columns]
+    enrollment, table = names.index("Enrollment"), school.columns[names.index("Enrollment")][0]
+    assert "school.Enrollment" in linked(QUESTION, school)
+    for dropped in (enrollment, -1 - table):
+        assert "school.Enrollment" not in linked(QUESTION, school, (), frozenset({dropped}))
 
 
 # ----------------------------------------------------------------------------------------------------------- shortening
@@ -276,9 +329,9 @@ def test_a_schema_of_thousands_of_columns_is_shortened_at_once(form):
 
     times = []
     for i in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         parts, short = fit(f"Which name of table {i}?", schema, (), 1800, count, form)
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
         assert short and count(parts) <= 1800
     assert min(times) < 0.05
     assert max(counted) < 5 * 4 * 1800 and len(counted) < 5 * 12  # a tokenizer takes longer for the whole than all else does

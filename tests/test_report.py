@@ -121,6 +121,25 @@ def test_runs_are_compared_in_one_table_and_one_picture(tmp_path):
     assert lines[5:] == ["--seed: 0, 1, 0"]
 
 
+PRESENT = dict(model="m", tiny=False, batch_size=0, batch_tokens=0, update_examples=8, seed=0)
+
+
+@pytest.mark.parametrize("gpus", [["cpu"], ["GPU"] * 4])
+def test_an_update_has_as_many_examples_as_its_option_says_whatever_the_gpus(tmp_path, monkeypatch, gpus):
+    """Beside runs from before it, whose batch, passes and GPUs say it."""
+    present = STARTED | dict(gpus=gpus, args=PRESENT)
+    earlier = STARTED | dict(gpus=gpus, args=dict(PRESENT, batch_size=2, grad_accum=3))
+    del earlier["args"]["update_examples"], earlier["args"]["batch_tokens"]
+    each = 6 * len(gpus)
+    folders = [run(tmp_path / name, WHOLE[:50], started) for name, started in (("new", present), ("old", earlier))]
+    new, old = (cells(line) for line in report.compare(folders, tmp_path / "out.png").splitlines()[2:4])
+    assert new[6:8] == ["49, no result yet", "16"] and re.match(r"8\b", new[5])
+    assert old[7] == f"{2 * each}" and old[5] == f"2 x 3 x {len(gpus)}"
+    figure = drawn(monkeypatch, report.compare, folders, tmp_path / "out.png")
+    ends = {round(float(line.get_xdata()[-1])) for line in figure.axes[0].lines}
+    assert ends == {49 * 8, 49 * each}
+
+
 def test_a_paired_difference_counts_the_examples_that_differ():
     same = [True] * 90 + [False] * 10
     middle, low, high = report.difference(same, same)

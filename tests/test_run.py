@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from conftest import files
 from data import page
 from data.checkpoints import seal
 from data.errors import UserError
-from data.run import RunFolder, check_options
+from data.run import RunFolder, check_options, defaults, settled
 
-OPTIONS = {"model": "some/model", "batch_size": 4, "grad_accum": 2, "eval_batch_size": 16, "seed": 0}
+OPTIONS = {"model": "some/model", "update_examples": 8, "batch_size": 4, "eval_batch_size": 16, "seed": 0}
+EARLIER = {"model": "some/model", "batch_size": 4, "grad_accum": 2, "eval_batch_size": 16, "seed": 0, "compile": True}
 DATA = {"directory": "data/spider", "examples": {"train": 7, "dev": 2}, "sha256": "0"}
 RESULT = """script, model, method, parameters, trainable_parameters, trainable_percent, trainable_percent_packed, gpus,
 gpu_name, train_batch_size, eval_batch_size, updates, examples_seen, train_seconds, train_examples_per_second,
@@ -137,8 +139,9 @@ def test_a_resumed_run_keeps_its_folder_and_the_log_up_to_its_checkpoint(folder)
         (OPTIONS | dict(seed=1), DATA, ["GPU"], "another run (seed 0 -> 1)"),
         (OPTIONS | dict(model="other"), DATA, ["GPU"], "another run (model some/model -> other)"),
         (OPTIONS, DATA | dict(sha256="1"), ["GPU"], "another run (data)"),
-        (OPTIONS, DATA, ["GPU", "GPU"], "another run (examples an update 8 -> 16)"),
-        (OPTIONS | dict(batch_size=2), DATA, ["GPU"], "another run (examples an update 8 -> 4)"),
+        (OPTIONS | dict(update_examples=16), DATA, ["GPU"], "another run (update_examples 8 -> 16)"),
+        (OPTIONS | dict(update_examples=4), DATA, ["GPU", "GPU"], "another run (update_examples 8 -> 4)"),
+        (OPTIONS | dict(vary_schema=0.4), DATA, ["GPU"], "another run (vary_schema None -> 0.4)"),
     ],
 )
 def test_options_that_would_silently_change_a_run_are_refused(folder, options, data, gpus, message):
@@ -171,9 +174,52 @@ def test_options_that_differ_are_shown(folder, capsys):
     assert capsys.readouterr().out == "--epochs was None before, and is 9 from here on\n"
 
 
-def test_as_many_examples_an_update_on_other_gpus_are_the_same_run(folder):
+def test_as_many_examples_an_update_in_other_passes_on_other_gpus_are_the_same_run(folder, capsys):
     with_checkpoint(folder)
-    RunFolder(folder.path, "some_script").start(OPTIONS | dict(grad_accum=1), DATA, ["GPU", "GPU"], resume=True)
+    other = OPTIONS | dict(batch_size=0, batch_tokens=4096)
+    RunFolder(folder.path, "some_script").start(other, DATA, ["GPU", "GPU"], resume=True)
+    said = [f"--{name} was {old} before, and is {new} from here on\n" for name, old, new in
+            (("batch_size", 4, 0), ("batch_tokens", None, 4096))]  # fmt: skip
+    assert capsys.readouterr().out == "".join(said)
+
+
+@pytest.fixture
+def earlier(tmp_path) -> RunFolder:
+    """A run on three GPUs from before --update_examples, with a checkpoint."""
+    made = RunFolder(tmp_path / "runs" / "earlier", "some_script")
+    made.start(EARLIER, DATA, ["GPU"] * 3, resume=False)
+    return with_checkpoint(made)
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_a_run_of_earlier_options_goes_on_with_as_many_examples_an_update(earlier, capsys, gpus):
+    now = OPTIONS | dict(update_examples=24, batch_size=0, batch_tokens=0, compile="auto", share_schema=False, vary_schema=0.0)
+    RunFolder(earlier.path, "some_script").start(now, DATA, ["GPU"] * gpus, resume=True)
+    said = capsys.readouterr().out
+    assert re.findall(r"^--(\w+) was", said, re.MULTILINE) == ["batch_size", "compile"]
+    record = json.loads((earlier.path / "args.json").read_text())
+    assert record["args"] == now and len(record["resumed"]) == 1
+
+
+def test_a_run_of_earlier_options_does_not_go_on_with_another_number(earlier):
+    before = files(earlier.path)
+    again = RunFolder(earlier.path, "some_script")
+    with pytest.raises(
+        UserError, match=re.escape("another run (update_examples 24 -> 8): give what it was started with")
+    ) as one:
+        again.start(OPTIONS, DATA, ["GPU"] * 3, resume=True)
+    assert "\n" not in str(one.value) and files(earlier.path) == before
+    with pytest.raises(UserError, match=re.escape("(share_schema None -> True)")):
+        again.start(OPTIONS | dict(update_examples=24, share_schema=True), DATA, ["GPU"] * 3, resume=True)
+    assert files(earlier.path) == before
+
+
+def test_a_run_of_earlier_options_that_lack_its_batch_is_of_an_older_layout(earlier):
+    record = json.loads((earlier.path / "args.json").read_text())
+    del record["args"]["batch_size"]
+    (earlier.path / "args.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="args.json is of an older layout"):
+        RunFolder(earlier.path, "some_script").start(OPTIONS, DATA, ["GPU"] * 3, resume=True)
 
 
 def test_what_is_not_whole_is_not_resumed(folder):
@@ -328,6 +374,12 @@ def test_the_figures_of_a_result(folder):
     assert result == expected
 
 
+def test_a_result_without_a_limit_of_examples_a_pass_has_those_of_an_update(tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run", "some_script")
+    folder.start(OPTIONS | dict(batch_size=0), DATA, ["GPU"], resume=False)
+    assert finish(folder)["train_batch_size"] == 8 and "| 8 / 16 |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("flag", "model"), [("tiny", "some/model (tiny)"), ("random_weights", "some/model (random weights)")])
 def test_a_result_says_that_a_model_is_not_the_real_one(tmp_path, flag, model):
     folder = RunFolder(tmp_path / "run", "some_script")
@@ -349,9 +401,9 @@ def test_a_cpu_is_no_gpu(folder):
 
 SOUND = dict(tiny=False, random_weights=False)
 BOUNDS = {
-    **dict.fromkeys(("epochs", "batch_size", "grad_accum", "eval_batch_size", "max_output_tokens", "num_beams"), 1),
+    **dict.fromkeys(("epochs", "update_examples", "eval_batch_size", "max_output_tokens", "num_beams"), 1),
     **dict.fromkeys(("lora_rank", "lora_alpha"), 1),
-    **dict.fromkeys(("processes", "max_updates", "eval_every", "eval_examples", "seed"), 0),
+    **dict.fromkeys(("processes", "batch_size", "batch_tokens", "max_updates", "eval_every", "eval_examples", "seed"), 0),
     "save_every": -1,
     "max_input_tokens": 64,
 }
@@ -365,7 +417,7 @@ def test_an_option_has_a_least_value(name, least):
             check_options(SOUND | {name: value})
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "warmup", "lora_dropout"])
+@pytest.mark.parametrize("name", ["learning_rate", "warmup", "lora_dropout", "vary_schema"])
 def test_a_share_lies_below_one(name):
     for value in (0.0, 1e-9, 0.999):
         check_options(SOUND | {name: value})
@@ -398,3 +450,81 @@ def test_two_sizes_exclude_each_other():
     check_options(SOUND | dict(random_weights=True))
     with pytest.raises(UserError, match="--tiny and --random_weights are two sizes of one model: give one of them"):
         check_options(dict(tiny=True, random_weights=True))
+
+
+@dataclass
+class Args:
+    """As a script's, few of them."""
+
+    model: str = "some/model"
+    tiny: bool = False
+    random_weights: bool = False
+    published: bool = False
+    values: bool = True
+    vary_schema: float = 0.4
+    update_examples: int = 128
+    overfit: int = 0
+    max_updates: int = 0
+    eval_every: int = 500
+    save_every: int = 500
+    eval_only: bool = False
+    ask: str | None = None
+    db: str = ""
+    out: str = "runs/some_script"
+
+
+TINY = dict(update_examples=16, eval_every=1000)
+PUBLISHED = dict(values=False, vary_schema=0.0, update_examples=36)
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        *((word, "--update_examples gives an update's size") for word in ("--grad_accum", "--grad-accum", "--grad_accum=2")),
+        *((word, "answers are replayed where there is a GPU") for word in ("--cuda_graphs", "--no-cuda_graphs")),
+        ("--no-compile", "--compile off"),
+        ("--no-gradient_checkpointing", "--gradient_checkpointing off"),
+    ],
+)
+def test_an_option_that_is_gone_names_what_replaces_it(word, instead):
+    with pytest.raises(UserError, match=f"^{word.split('=')[0]} is gone: {instead}"):
+        defaults(["script.py", "--tiny", word, "2"], TINY, PUBLISHED)
+
+
+def test_what_is_asked_about_options_is_no_option():
+    assert defaults(["script.py", "--ask", "grad_accum", "cuda_graphs"], TINY, PUBLISHED) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], {}), (["--tiny"], TINY), (["--published"], PUBLISHED), (["--tiny", "--published"], TINY | PUBLISHED)],
+)
+def test_the_defaults_that_a_command_line_changes(words, expected):
+    assert defaults(["script.py", *words], TINY, PUBLISHED) == expected
+
+
+DIFFERS = (
+    "the published recipe: values False (default: True), vary_schema 0.0 (default: 0.4), update_examples 36 (default: 128)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, DIFFERS),
+        (dict(values=True), DIFFERS + "changed by the command line: values True\n"),
+        (
+            dict(update_examples=8, vary_schema=0.1, out="x"),
+            DIFFERS + "changed by the command line: vary_schema 0.1, update_examples 8\n",
+        ),
+    ],
+)
+def test_the_published_recipe_says_how_it_differs_and_what_of_it_is_changed(monkeypatch, capsys, change, said):
+    monkeypatch.delenv("RANK", raising=False)
+    args = Args(**(dict(published=True) | PUBLISHED | change))
+    assert settled(replace(args), Args, PUBLISHED) == args and capsys.readouterr().out == said
+    settled(replace(args, published=False), Args, PUBLISHED)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("RANK", "1")
+    settled(args, Args, PUBLISHED)
+    assert capsys.readouterr().out == ""  # once, not once a rank
