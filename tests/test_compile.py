@@ -13,8 +13,9 @@ import T5_3B
 from data import spider
 from data.errors import UserError
 from data.run import check_options
+from data.with_torch.memory import WORTH, compiles
 
-FEW = ("--max_updates", "3", "--batch_size", "4", "--eval_examples", "2", "--max_output_tokens", "4", "--save_every", "-1")
+FEW = ("--max_updates", "3", "--update_examples", "4", "--eval_examples", "2", "--max_output_tokens", "4", "--save_every", "-1")
 SCRIPTS = {T5_3B: 4, flan_t5_base: 4, gpt_neox_20b: 4, llama_65b: 4}  # layers of the tiny model
 
 
@@ -85,10 +86,10 @@ def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, r
     options = (*FEW, "--eval_every", "1")
     plain = run(script, *options, out="plain")
     assert not layers["layers"] and not layers["calls"]
-    for name, more in dict(compiled=[], recomputed=["--gradient_checkpointing"]).items():
+    for name, more in dict(compiled=[], recomputed=["--gradient_checkpointing", "on"]).items():
         torch._dynamo.reset()
         layers.update(layers=[], calls=[], graphs=0)
-        compiled = run(script, *options, "--compile", *more, out=name)
+        compiled = run(script, *options, "--compile", "on", *more, out=name)
         assert len(compiled["losses"]) == 3 and compiled["losses"] == pytest.approx(plain["losses"], rel=1e-4)
         assert [row["predicted"] for row in compiled["predictions"]] == [row["predicted"] for row in plain["predictions"]]
         assert len(layers["layers"]) == count
@@ -109,8 +110,29 @@ def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, r
 def test_no_compiler_is_said_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(UserError, match="--compile needs a C compiler, and none is found: install gcc and g"):
-        check_options(dict(tiny=True, random_weights=False, compile=True))
-    check_options(dict(tiny=True, random_weights=False, compile=False))
+    with pytest.raises(UserError, match="--compile on needs a C compiler, and none is found: install gcc and g"):
+        check_options(dict(tiny=True, random_weights=False, compile="on"))
+    for choice in ("auto", "off"):
+        check_options(dict(tiny=True, random_weights=False, compile=choice))
     (tmp_path / "gcc").touch(mode=0o755)
-    check_options(dict(tiny=True, random_weights=False, compile=True))
+    check_options(dict(tiny=True, random_weights=False, compile="on"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "gpu", "max_updates", "eval_only", "expected"),
+    [
+        ("auto", True, 0, False, True),
+        ("auto", True, WORTH, False, True),
+        ("auto", True, WORTH - 1, False, False),  # too short for what compiling takes
+        ("auto", False, 0, False, False),
+        ("auto", True, 0, True, False),
+        ("off", True, 0, False, False),
+        ("on", False, 3, False, True),
+    ],
+)
+def test_layers_are_compiled_of_themselves_where_it_pays(monkeypatch, tmp_path, choice, gpu, max_updates, eval_only, expected):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert compiles(choice, gpu, max_updates, eval_only) == (choice == "on")  # there is no compiler
+    (tmp_path / "gcc").touch(mode=0o755)
+    assert compiles(choice, gpu, max_updates, eval_only) == expected

@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,13 @@ from test_prompt import make_schema
 from tokenizers.processors import TemplateProcessing
 
 from data import sample, spider
+from data.batches import TOGETHER
 from data.errors import UserError
 from data.health import batch_warnings, example_warnings, first_loss, learned, token_warnings
 from data.run import check_options
 from data.score import read_run
 from data.spider import Benchmark, Example
+from data.vary import vary
 
 CAUSAL = ["gpt_neox_20b", "llama_65b"]
 SCRIPTS = ["T5_3B", "flan_t5_base", *CAUSAL]
@@ -37,23 +41,35 @@ def benchmark():
 
 @pytest.fixture
 def warnings(benchmark, monkeypatch):
-    """`warnings(script)`: what its health check says of the sample as it is then encoded and put together."""
+    """`warnings(script)`: what its health check says of the sample as it is then encoded and put together.
 
-    def look(script, limit: int = 4096) -> str:
+    `share`: with shared schemas, for the scripts that have them; `asked`: another benchmark than the sample as it stands.
+    """
+
+    def look(script, limit: int = 4096, share: bool = False, asked: Benchmark = benchmark) -> str:
         args = script.Args(tiny=True)
-        tokenizer = script.load_tokenizer(args, benchmark)
-        few = benchmark.splits["train"][::40]
+        tokenizer = script.load_tokenizer(args, asked)
+        few = asked.splits["train"][::40]
         columns = {name: [getattr(e, name) for e in few] for name in ("question", "db_id", "values", "sql")}
-        train = script.Dataset.from_dict(columns | script.encode(columns, benchmark.schemas, tokenizer, limit))
+        how = dict(share=True) if share else {}
+        train = script.Dataset.from_dict(columns | script.encode(columns, asked.schemas, tokenizer, limit, **how))
         joined = hasattr(script, "CUE")
         ending = script.CUE.strip() if joined else "]"
-        return "\n".join(example_warnings(train, tokenizer, ending, 0.1, script.collate, joined))
+        return "\n".join(example_warnings(train, tokenizer, ending, script.collate, joined))
 
     return look
 
 
 def test_a_sound_script_has_nothing_to_say(script, warnings):
     assert warnings(script) == ""
+
+
+def test_nor_has_one_with_its_defaults(script, warnings):
+    """Values, full names, varied schemas that questions share."""
+    args, share = script.Args(), hasattr(script.Args, "share_schema")
+    asked = spider.load(sample.build(), values=args.values, full_names=args.full_names, plain_sql=args.plain_sql)
+    asked = vary(asked, args.vary_schema, 1, 0, TOGETHER if share else 1)
+    assert warnings(script, share=share, asked=asked) == ""
 
 
 def changed(script, monkeypatch, change) -> None:
@@ -131,15 +147,6 @@ def test_schemas_that_are_shortened(script, warnings):
     assert "prompts lost schema that their SQL may need: raise --max_input_tokens" in warnings(script, limit=20)
 
 
-def test_batches_that_are_mostly_padding():
-    many = dict(sql=["SELECT 1"] * 1000, input_ids=[[1]] * 1000, labels=[[1, 2]] * 1000, shortened=[False] * 1000)
-    tokenizer = Tokenizer()
-    assert token_warnings(many, tokenizer, "SQL:", 0.29) == []
-    (said,) = token_warnings(many, tokenizer, "SQL:", 0.31)
-    assert said == "31% of each batch is padding: group examples by their length"
-    assert token_warnings({name: column[:999] for name, column in many.items()}, tokenizer, "SQL:", 0.9) == []
-
-
 @pytest.mark.parametrize("question", ["有多少订单?", "Сколько заказов?"])
 def test_prompts_that_the_vocabulary_cannot_write(script, benchmark, warnings, question):
     args, few = script.Args(tiny=True), benchmark.splits["train"][::400]
@@ -148,7 +155,7 @@ def test_prompts_that_the_vocabulary_cannot_write(script, benchmark, warnings, q
     columns = {name: [getattr(e, name) for e in few] for name in ("db_id", "values", "sql")} | dict(question=asked)
     encoded = script.encode(columns, benchmark.schemas, tokenizer, 4096)
     lacking = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
-    said = token_warnings(columns | encoded, tokenizer, "", 0.1, hasattr(script, "CUE"))
+    said = token_warnings(columns | encoded, tokenizer, "", hasattr(script, "CUE"))
     what = f"{lacking:,} tokens in {len(few) // 2:,} of {len(few):,} prompts are unknown to the vocabulary, and all read alike"
     assert lacking and said == [f"{what}: take a model that knows the script"]
 
@@ -164,7 +171,8 @@ def test_a_tokenizer_that_ends_prompts_by_itself(benchmark, form, share):
     for post, warned in ((form, True), ("<s> $A", False)):
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=post, special_tokens=special)
         encoded = script.encode(columns, benchmark.schemas, tokenizer, 4096, share)
-        said = token_warnings(columns | encoded, tokenizer, "SQL:", 0.1, True)
+        train = script.Dataset.from_dict(columns | encoded)
+        said = example_warnings(train, tokenizer, "SQL:", script.collate, True)
         assert [f"{len(few)} of {len(few)} prompts hold an end of sequence" in each for each in said] == [True] * warned
 
 
@@ -182,16 +190,9 @@ def test_a_small_tokenizer_of_anyones_data_has_nothing_to_say(name):
         columns = {each: [getattr(e, each) for e in examples] for each in ("question", "db_id", "values", "sql")}
         encoded = script.encode(columns, own.schemas, tokenizer, 4096)
         ending, joined = (script.CUE.strip(), True) if hasattr(script, "CUE") else ("]", False)
-        said = token_warnings(columns | encoded, tokenizer, ending, 0.1, joined)
+        said = token_warnings(columns | encoded, tokenizer, ending, joined)
         assert len(tokenizer) <= script.TINY_CONFIG["vocab_size"] and not any("do not end with" in each for each in said)
         assert said == [] or len(questions) > 20
-
-
-class Tokenizer:
-    bos_token_id, eos_token_id, unk_token_id = 1, 2, 0
-
-    def batch_decode(self, ids, skip_special_tokens):
-        return ["primary key:[] SQL:" if each == [1] else "SELECT 1" for each in ids]
 
 
 def test_labels_that_are_masked_with_the_padding():
@@ -226,18 +227,36 @@ def test_a_first_loss_against_a_guess(loss, pretrained, says):
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
-def test_a_run_says_what_it_looked_at_and_keeps_its_warnings(run, script, capsys):
-    few = ["--max_updates", "1", "--eval_every", "0", "--eval_examples", "2", "--max_output_tokens", "8"]
-    done = run(script, *few, "--max_input_tokens", "64")
+@pytest.fixture
+def few(monkeypatch) -> list[str]:
+    """Options of a short run, on a little of the sample: the whole takes longer to encode than to train on."""
+    real = spider.load
+
+    def load(*directory, **options) -> Benchmark:
+        benchmark = real(*directory, **options)
+        return replace(benchmark, splits={split: examples[:200] for split, examples in benchmark.splits.items()})
+
+    monkeypatch.setattr(spider, "load", load)
+    return ["--max_updates", "1", "--eval_every", "0", "--eval_examples", "2", "--max_output_tokens", "8"]
+
+
+@pytest.mark.parametrize("recipe", [[], ["--published", "--max_input_tokens", "64"]], ids=["default", "published"])
+def test_a_run_says_what_it_looked_at_and_keeps_its_warnings(run, script, few, capsys, recipe):
+    done = run(script, *few, *recipe)
     printed = capsys.readouterr().out
-    assert "16,000 training examples, 0 with a shortened schema" in printed and "WARNING:" not in printed
+    assert "200 training examples, 0 with a shortened schema" in printed and "WARNING:" not in printed
+    shares = not recipe and hasattr(script.Args, "share_schema")
+    saved = re.search(r" \| an epoch: ([0-9,]+) tokens, ([0-9,]+) if schemas were not shared", printed)
+    assert bool(saved) == shares
+    if shares:
+        shared, whole = (int(number.replace(",", "")) for number in saved.groups())
+        assert 0 < 2 * shared < whole
     assert f"the first loss is {done['losses'][0]:.2f}; a guess among 2,048 tokens costs 7.62" in printed
     assert [record["warnings"] for record in done["log"] if record["event"] == "health"] == [[], []]
 
 
-def test_a_warning_is_printed_and_kept(run, script, capsys, monkeypatch):
+def test_a_warning_is_printed_and_kept(run, script, few, capsys, monkeypatch):
     monkeypatch.setattr(script.TrainingData, "health", lambda *seen, **how: ("all", ["something is off"]))
-    few = ["--max_updates", "1", "--eval_every", "0", "--eval_examples", "2", "--max_output_tokens", "8"]
     done = run(script, *few)
     assert "WARNING: something is off\n" in capsys.readouterr().out
     assert dict(event="health", update=0, warnings=["something is off"]) in done["log"]

@@ -18,19 +18,31 @@ from datasets import Dataset
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 
 from data import sample, spider
-from data.errors import UserError
+from data.errors import UserError, exit_on_user_error
 from data.execute import GOLD_FAILS, TOO_LONG
 from data.signals import Stop
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"]
-FEW = ["--batch_size", "4", "--grad_accum", "1", "--eval_every", "2", "--eval_examples", "4", "--max_output_tokens", "8"]
+FEW = ["--update_examples", "4", "--eval_every", "2", "--eval_examples", "4", "--max_output_tokens", "8"]
 FEW += ["--max_updates", "3"]
+LOAD = spider.load
 
 
 @pytest.fixture(params=SCRIPTS)
 def script(request):
     return importlib.import_module(request.param)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A little of the sample, since the whole takes longer to encode than to train on."""
+
+    def load(*directory, **options) -> spider.Benchmark:
+        benchmark = LOAD(*directory, **options)
+        return replace(benchmark, splits={split: examples[:96] for split, examples in benchmark.splits.items()})
+
+    monkeypatch.setattr(spider, "load", load)
 
 
 @pytest.fixture
@@ -118,8 +130,7 @@ def test_trained_rows_are_put_among_the_others_without_the_cpu(name, monkeypatch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_replayed_steps_give_the_same_answers_each_time(run, script):
     options = [*FEW, "--max_output_tokens", "40", "--eval_examples", "24", "--eval_batch_size", "6"]
-    options += ["--share_schema"] if hasattr(script.Args, "share_schema") else []
-    done = run(script, *options, "--max_updates", "60", "--eval_every", "0", "--batch_size", "16")
+    done = run(script, *options, "--max_updates", "60", "--eval_every", "0", "--update_examples", "16")
     again = ["--eval_only", "--model", f"{done['folder']}/last"]
     one, other = (run(script, *options, *again, out=name)["predictions"] for name in ("one", "other"))
     assert [row["predicted"] for row in one] == [row["predicted"] for row in other]
@@ -137,25 +148,43 @@ def tracked(folder) -> dict:
     return found
 
 
-def test_a_run_keeps_how_its_prompts_were_made(run, script, database, monkeypatch):
-    """Prompts that lack what a model was trained with would score it low and say nothing."""
-    done = run(script, *FEW, "--values", "--full_names")
-    seen = []
-    name = "prompt" if hasattr(script, "prompt") else "question_first"
-    real = getattr(script, name)
-    monkeypatch.setattr(script, name, lambda *asked: seen.append(real(*asked)) or seen[-1])
-    model = ["--model", str(done["folder"]), "--max_output_tokens", "8"]
-    run(script, *model, "--eval_only", "--eval_examples", "4", out="again")
+@pytest.mark.parametrize("published", [False, True], ids=["default", "published"])
+def test_a_run_keeps_how_its_prompts_were_made(run, script, database, monkeypatch, capsys, published):
+    """Prompts that lack what a model was trained with, or have more, would score it low and say nothing."""
+    trained, asked = ([], ["--published"])[:: -1 if published else 1]
+    done = run(script, *FEW, *trained)
+    capsys.readouterr()
+    seen, real = [], script.evaluate
+
+    def evaluate(model, tokenizer, benchmark, dev, *rest):
+        seen.append("".join(tokenizer.decode(dev[0]["input_ids"]).split()))
+        return real(model, tokenizer, benchmark, dev, *rest)
+
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    model = [*asked, "--model", str(done["folder"]), "--max_output_tokens", "8"]
+    again = run(script, *model, "--eval_only", "--eval_examples", "4", out="again")
+    flags = {"values", "full_names", "plain_sql", "share_schema"} & set(vars(script.Args()))
+    said = capsys.readouterr().out
+    for flag in flags:
+        assert f"best was trained with{'out' if published else ''} --{flag}, and is asked so\n" in said
+    for name in {"prompt", "question_first", "schema_first"} & set(vars(script)):
+        first = getattr(script, name)
+        monkeypatch.setattr(script, name, lambda *given, first=first: seen.append("".join(first(*given))) or first(*given))
     place = sample_value()
     run(script, *model, "--db", database, "--ask", f"How many lighthouses are in {place}?", out="other")
-    assert f"( '{place}' )" in "".join(seen[-1])
-    for asked in (seen[0], seen[-1]):
-        assert re.search(r"Table (\w+), columns = \[ \* , \1\.\w+ (\( .* \) )?, ", "".join(asked))
+    scored, answered = seen[0], "".join(seen[-1].split())
+    names = r"Table(\w+),columns=\[\*,\w+[,\]]" if published else r"Table(\w+),columns=\[\*,\1\.\w+(\(.*\))?,"
+    assert re.search(names, scored) and re.search(names, answered)
+    assert (f"('{''.join(place.split())}')" in answered) != published
+    shared = "share_schema" in flags and not published
+    assert (
+        answered.startswith("db_id:") == shared and (scored.index("db_id:") < scored.index("Table")) and again["losses"] == {}
+    )
 
 
 def sample_value() -> str:
     """A text cell of the lighthouses."""
-    examples = spider.load(sample.build(), splits=("dev", "train"), values=True).splits
+    examples = LOAD(sample.build(), splits=("dev", "train"), values=True).splits
     found = [value for split in examples.values() for e in split if e.db_id == "lighthouses" for value in e.values]
     return found[0]["text"]
 
@@ -228,7 +257,7 @@ def test_a_question_that_is_too_long_is_not_trained_on(run, script, own, capsys)
     data = Path(own("train", question="why " * 20_000))
     (data / "dev.json").write_text((data / "train.json").read_text())
     began = time.monotonic()
-    done = run(script, "--data", str(data), "--max_updates", "2", "--batch_size", "3", "--max_output_tokens", "8")
+    done = run(script, "--data", str(data), "--max_updates", "2", "--update_examples", "3", "--max_output_tokens", "8")
     assert time.monotonic() - began < 60 and done["result"]["n"] == 4
     said = capsys.readouterr().out
     assert "3 training examples, " in said and re.search(
@@ -300,3 +329,38 @@ def test_a_checkpoint_holds_all_that_was_trained(run, script, monkeypatch):
     exact = dict(rtol=0, atol=0) if script.SCRIPT != "T5_3B" else dict(rtol=2**-8, atol=0)
     for name, weight in trained.items():
         torch.testing.assert_close(loaded[name], weight, **exact)
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (["--grad_accum", "2"], "--grad_accum is gone: --update_examples gives an update's size"),
+        (["--no-compile"], "--no-compile is gone: --compile off"),
+        (["--no-gradient_checkpointing"], "--no-gradient_checkpointing is gone: --gradient_checkpointing off"),
+        (["--cuda_graphs"], "--cuda_graphs is gone: answers are replayed where there is a GPU"),
+    ],
+)
+def test_an_option_that_is_gone_ends_in_a_line_that_names_another(script, monkeypatch, capsys, words, instead):
+    monkeypatch.setattr(sys, "argv", [script.__file__, "--tiny", *words])
+    with pytest.raises(SystemExit) as caught:
+        exit_on_user_error(script.main)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and said.startswith(f"error: {instead}")
+
+
+def test_the_published_recipe_changes_defaults_and_says_which(script, monkeypatch, capsys):
+    def parsed(*words: str) -> tuple:
+        monkeypatch.setattr(sys, "argv", [script.__file__, *words])
+        return script.parse(), capsys.readouterr().out.splitlines()
+
+    usual = script.Args()
+    assert parsed() == (usual, [])
+    args, (said,) = parsed("--published")
+    assert args == replace(usual, published=True, **script.PUBLISHED)
+    shown = [f"{name} {value} (default: {getattr(usual, name)})" for name, value in script.PUBLISHED.items()]
+    assert said == f"the published recipe: {', '.join(shown)}"
+    changed, (again, own) = parsed("--published", "--values", "--eval_batch_size", "7", "--epochs", "2")
+    assert changed == replace(args, values=True, eval_batch_size=7, epochs=2)
+    assert again == said and own == "changed by the command line: values True, eval_batch_size 7"
+    both, _ = parsed("--tiny", "--published")
+    assert both == replace(usual, tiny=True, published=True, **(script.TINY | script.PUBLISHED))

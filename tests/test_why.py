@@ -12,7 +12,7 @@ import llama_65b
 from data import sample, spider
 
 WHY = Path(__file__).parent / "bench" / "why.py"
-ROWS = ["published", "lora-64-0.001", "qlora-8-0.003", "plain-twice-varied-values-full-0.0004"]
+ROWS = ["published", "lora-64-0.001", "qlora-8-0.003", "plain-twice-0.0004", "recipe-0.0004"]
 
 
 def test_a_row_of_each_kind(tmp_path):
