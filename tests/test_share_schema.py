@@ -25,15 +25,14 @@ from data.batches import (
     describe,
     epoch_updates,
     grouped,
-    micro_batches,
     packed,
+    packed_passes,
     shared_tokens,
 )
-from data.errors import UserError
 from data.prompt import CUE, question_first, schema_first
 from data.signals import Stop
 
-FEW = ["--batch_size", "16", "--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
+FEW = ["--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
 
 
 @pytest.fixture(params=[gpt_neox_20b, llama_65b], ids=["gpt_neox_20b", "llama_65b"], scope="module")
@@ -74,29 +73,61 @@ def short_rows(monkeypatch):
     monkeypatch.setattr(batches, "ATTENTION", 1)
 
 
-def test_the_loss_and_its_gradient_are_those_of_each_question_alone(script, tokenizer, rows):
+@pytest.fixture(scope="module")
+def model(script, tokenizer):
     base = dict(model="none", tiny=True, random_weights=False, seed=0)
     args = replace(script.Args(), **script.TINY, tiny=True)
     model = script.load_model(args, base, script.load_config(args, base), tokenizer, torch.device("cpu")).train()
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)  # else the other half of LoRA has no gradient
-    answer_loss = script.AnswerLoss(model)
-    together, alone = [], []
-    batch = script.collate(rows, tokenizer.pad_token_id)
-    assert 1 < len(batch["input_ids"]) < len({tuple(row["input_ids"][: row["shared"]]) for row in rows}) < len(rows)
-    for losses, parts in ((together, [batch]), (alone, [script.collate([row | dict(shared=0)], 0) for row in rows])):
-        model.zero_grad()
-        losses.append(0.0)
-        for each in parts:
-            loss = answer_loss(**each)
-            loss.backward()
-            losses[0] += loss.item()
-        losses += [weight.grad.clone() for weight in model.parameters() if weight.requires_grad]
-    assert together[0] == pytest.approx(alone[0], rel=1e-5)
-    for mine, other in zip(together[1:], alone[1:], strict=True):
+    return model
+
+
+def learned(script, model, parts: list[list[dict]]) -> list:
+    """The summed loss of examples in so many forward passes, and the gradient of each weight."""
+    answer_loss, loss_sum = script.AnswerLoss(model), 0.0
+    model.zero_grad()
+    for part in parts:
+        loss = answer_loss(**script.collate(part, 0))
+        loss.backward()
+        loss_sum += loss.item()
+    return [loss_sum] + [weight.grad.clone() for weight in model.parameters() if weight.requires_grad]
+
+
+@pytest.fixture(scope="module")
+def alone(script, model, rows) -> list:
+    return learned(script, model, [[row | dict(shared=0)] for row in rows])
+
+
+def check_same(found: list, alone: list) -> None:
+    assert found[0] == pytest.approx(alone[0], rel=1e-5)
+    for mine, other in zip(found[1:], alone[1:], strict=True):
         assert (mine - other).norm() <= 1e-4 * other.norm()
         assert other.norm() > 0
+
+
+def test_the_loss_and_its_gradient_are_those_of_each_question_alone(script, model, rows, alone):
+    packs = script.collate(rows, 0)["input_ids"]
+    assert 1 < len(packs) < len({tuple(row["input_ids"][: row["shared"]]) for row in rows}) < len(rows)
+    check_same(learned(script, model, [rows]), alone)
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "not shared"])
+@pytest.mark.parametrize("count", [2, 8])
+def test_the_loss_and_its_gradient_are_the_same_however_an_update_is_cut(script, model, rows, alone, count, share):
+    lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
+    schemas = [(tuple(row["input_ids"][: row["shared"]]), row["shared"]) for row in rows]
+    if not share:
+        rows, schemas = [row | dict(shared=0) for row in rows], [(number, 0) for number in range(len(rows))]
+
+    def cut(room: int) -> list[list[list[int]]]:
+        return packed_passes(list(range(len(rows))), lengths, schemas, 1, room)
+
+    passes = next(found for room in range(sum(lengths), max(lengths), -50) if len(found := cut(room)) == count)
+    parts = [[rows[i] for i in batch] for (batch,) in passes]
+    assert sum(map(len, parts)) == len(rows)
+    check_same(learned(script, model, parts), alone)
 
 
 def test_a_question_sees_its_schema_and_itself_and_nothing_else(script):
@@ -149,7 +180,7 @@ def test_answers_of_questions_that_share_a_schema_are_those_of_each_alone(script
     args = replace(args, max_output_tokens=20, eval_batch_size=12)
     torch.manual_seed(0)
     model = script.load_model(args, base, script.load_config(args, base), tokenizer, torch.device("cpu")).eval()
-    shuffle = torch.Generator().manual_seed(0)
+    shuffle = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
         if "trainable_tokens" in name:  # the output layer is the embeddings: all answers would repeat the cue
             weight.data = weight.data[torch.randperm(len(weight), generator=shuffle)]
@@ -211,29 +242,25 @@ LENGTHS = [tokens + 20 + i % 7 for i, (_, tokens) in enumerate(SCHEMAS)]
 
 @pytest.mark.parametrize("size", [8, 36, 128, 1000, 3000])
 def test_every_example_is_seen(size):
-    updates = epoch_updates(LENGTHS, size, 0, 0, schemas=SCHEMAS)
+    updates = epoch_updates(LENGTHS, SCHEMAS, size, 0, 0)
     seen = Counter(i for update in updates for i in update)
     assert {len(update) for update in updates} == {size} and set(seen) == set(range(1000))
 
 
 def test_an_update_holds_many_schemas_and_other_company_each_epoch():
-    first, second = (epoch_updates(LENGTHS, 128, 0, epoch, schemas=SCHEMAS) for epoch in (0, 1))
+    first, second = (epoch_updates(LENGTHS, SCHEMAS, 128, 0, epoch) for epoch in (0, 1))
     assert min(len({SCHEMAS[i] for i in update}) for update in first) >= 128 // TOGETHER // 2
-    assert first != second and first == epoch_updates(LENGTHS, 128, 0, 0, schemas=SCHEMAS)
+    assert first != second and first == epoch_updates(LENGTHS, SCHEMAS, 128, 0, 0)
 
 
-@pytest.mark.parametrize(("micro", "grad_accum", "ranks"), [(128, 1, 1), (16, 4, 2), (16, 8, 1), (4, 8, 4), (1, 16, 8)])
-def test_micro_batches_divide_an_update_into_about_as_many_tokens(micro, grad_accum, ranks):
-    found = [list(micro_batches(LENGTHS, micro, grad_accum, ranks, rank, 0, 0, 9, schemas=SCHEMAS)) for rank in range(ranks)]
-    size = micro * grad_accum * ranks
-    whole = [one for one, _ in micro_batches(LENGTHS, size, 1, 1, 0, 0, 0, 9, schemas=SCHEMAS)]
-    for update in range(9):
-        parts = [found[rank][update * grad_accum + i] for i in range(grad_accum) for rank in range(ranks)]
-        assert all(batch and all_of_it == [own for own, _ in parts] for batch, all_of_it in parts)
-        assert sorted(i for batch, _ in parts for i in batch) == sorted(whole[update])
-        tokens = [sum(shared_tokens(batch, LENGTHS, SCHEMAS)) for batch, _ in parts]
-        # a few questions of one schema do not fill a batch as evenly
-        assert max(tokens) <= (1.4 if micro >= TOGETHER else 2) * sum(tokens) / len(tokens)
+@pytest.mark.parametrize(("room", "most", "ranks"), [(10**6, 0, 1), (4000, 0, 2), (2000, 16, 1), (1000, 4, 4), (10**6, 0, 8)])
+def test_passes_divide_an_update_into_about_as_many_tokens(room, most, ranks):
+    for update in epoch_updates(LENGTHS, SCHEMAS, 128, 0, 0):
+        parts = [batch for each in packed_passes(update, LENGTHS, SCHEMAS, ranks, room, most) for batch in each]
+        assert all(parts) and sorted(sum(parts, [])) == sorted(update)
+        tokens = [sum(shared_tokens(batch, LENGTHS, SCHEMAS)) for batch in parts]
+        # a few questions of one schema do not fill a pass as evenly
+        assert max(tokens) <= (2 if most and most < TOGETHER else 1.4) * sum(tokens) / len(tokens)
 
 
 def test_what_is_heavy_is_spread():
@@ -260,8 +287,9 @@ def test_updates_and_their_batches_take_about_as_much_memory():
         (number, (LONGEST - 150, LONGEST + 9, 900, 300, 200, 100)[min(5, number)]) for number in rng.choices(range(9), k=2000)
     ]
     lengths = [tokens + rng.randint(20, 60) for _, tokens in schemas]
-    updates = [all_of_it for _, all_of_it in micro_batches(lengths, 16, 8, 1, 0, 0, 0, 15, schemas=schemas)][::8]
-    tokens = [[sum(shared_tokens(batch, lengths, schemas)) for batch in update] for update in updates]
+    updates = epoch_updates(lengths, schemas, 128, 0, 0)
+    passes = [packed_passes(update, lengths, schemas, 8, 10**6) for update in updates]
+    tokens = [[sum(shared_tokens(batch, lengths, schemas)) for (each,) in [own] for batch in each] for own in passes]
     assert max(map(max, tokens)) <= 2 * statistics.fmean(map(statistics.fmean, tokens))
     assert max(map(sum, tokens)) <= 1.2 * min(map(sum, tokens))
 
@@ -274,7 +302,7 @@ def test_no_update_needs_much_more_memory_than_others(size):
     schemas = [(number, long[number]) for number in (rng.randrange(140) for _ in range(7000))]
     lengths = [tokens + rng.randint(30, 90) for _, tokens in schemas]
     for epoch in range(2):
-        found = epoch_updates(lengths, size, 0, epoch, schemas=schemas)
+        found = epoch_updates(lengths, schemas, size, 0, epoch)
         tokens = [sum(shared_tokens(update, lengths, schemas)) for update in found]
         assert max(tokens) <= 1.1 * statistics.fmean(tokens)
         assert epoch or tokens[:2] == sorted(tokens, reverse=True)[:2]
@@ -285,43 +313,54 @@ def test_a_schema_counts_once_a_batch():
     schemas = [("a", 5), ("a", 5), ("b", 6), ("c", 6)]
     assert shared_tokens([0, 1], [10, 11, 12, 13], schemas) == [16]
     assert shared_tokens([2, 3], [10, 11, 12, 13], schemas) == [12, 13]
-    line, padding = describe([10, 11, 12], [2, 2, 2], 3, 3, 0, True, [("a", 8)] * 3)
-    assert padding == 0 and line.endswith("padding 0.0% | an epoch: 23 tokens, 39 if schemas were not shared")
+    line = describe([10, 11, 12], [2, 2, 2], [("a", 8)] * 3, 3)
+    assert line.endswith("longest 2 | an epoch: 23 tokens, 39 if schemas were not shared")
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs
 
 
 def test_a_run_shares_and_what_loads_it_does_too(run, script, monkeypatch, capsys):
-    done = run(script, *FEW, "--share_schema")
+    done = run(script, *FEW)
     shared, alone = re.search(r"an epoch: ([0-9,]+) tokens, ([0-9,]+) if schemas", capsys.readouterr().out).groups()
     updates = [record["tokens"] for record in done["log"] if record["event"] == "update"]
     assert int(shared.replace(",", "")) < int(alone.replace(",", ""))
-    assert sum(updates) / 3 == pytest.approx(int(shared.replace(",", "")) / 1000, rel=0.2)  # of 1,000 updates
-    plain = run(script, *FEW, out="plain")
+    # the mean of 1,000 updates, of which the two with most tokens come first
+    assert updates[2] == pytest.approx(int(shared.replace(",", "")) / 1000, rel=0.2) and updates[2] <= min(updates[:2])
+    plain = run(script, *FEW, "--no-share_schema", out="plain")
+    assert "if schemas were not shared" not in capsys.readouterr().out
     seen, real = [], script.schema_first
     monkeypatch.setattr(script, "schema_first", lambda *asked: seen.append(real(*asked)) or seen[-1])
     database = str(sample.build() / "database" / "lighthouses" / "lighthouses.sqlite")
     run(script, "--model", str(done["folder"]), "--db", database, "--ask", "How many?", "--max_output_tokens", "8", out="other")
     assert seen[-1][1] + CUE == "How many?\nSQL:"
-    with pytest.raises(UserError, match="was trained without --share_schema: run it without --share_schema here too"):
-        run(script, *FEW, "--eval_only", "--model", str(plain["folder"]), "--share_schema", out="other")
+    assert "is asked so" not in capsys.readouterr().out
+    # a checkpoint's choice wins over the command line's default
+    asked = len(seen)
+    run(script, *FEW, "--eval_only", "--model", str(plain["folder"]), out="other")
+    assert len(seen) == asked and "was trained without --share_schema, and is asked so" in capsys.readouterr().out
+
+
+def test_a_run_learns_the_same_however_its_updates_are_cut(run, script):
+    options = [*FEW, "--overfit", "32", "--vary_schema", "0"]  # short prompts: whole lines of schema are tokens
+    whole = run(script, *options, out="whole")["losses"]
+    for cut in (("--batch_tokens", "300"), ("--batch_size", "2")):
+        assert run(script, *options, *cut, out="cut")["losses"] == pytest.approx(whole, rel=1e-4)
 
 
 def test_recomputation_changes_no_loss(run, script):
-    options = [*FEW[:-1], "2", "--share_schema"]
-    kept, again = run(script, *options, out="kept"), run(script, *options, "--gradient_checkpointing", out="again")
+    options = [*FEW[:-1], "2", "--overfit", "32"]
+    kept, again = run(script, *options, out="kept"), run(script, *options, "--gradient_checkpointing", "on", out="again")
     assert again["losses"] == pytest.approx(kept["losses"], rel=1e-5)
 
 
 @pytest.mark.slow
 def test_two_processes_share_schemas_as_one_does(script, tmp_path):
-    options = ["--share_schema", "--eval_examples", "4", "--eval_every", "0", "--max_updates", "3", "--max_output_tokens", "8"]
-    command(script, [*options, "--batch_size", "16", "--processes", "1", "--out", str(tmp_path / "one")])
-    command(script, [*options, "--batch_size", "8", "--processes", "2", "--out", str(tmp_path / "two")])
+    command(script, [*FEW, "--processes", "1", "--out", str(tmp_path / "one")])
+    command(script, [*FEW, "--processes", "2", "--out", str(tmp_path / "two")])
     assert records(tmp_path / "two")["losses"] == pytest.approx(records(tmp_path / "one")["losses"], rel=1e-4)
 
 
 def test_two_updates_and_two_more_equal_four_where_schemas_are_shared(two_and_two, script):
-    straight, resumed = two_and_two(script, *FEW, "--share_schema")
+    straight, resumed = two_and_two(script, *FEW)
     assert resumed["losses"] == straight["losses"]
