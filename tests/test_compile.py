@@ -96,9 +96,7 @@ def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, r
         training, evaluation = ([call for call in layers["calls"] if call["training"] == which] for which in (True, False))
         # in each update each layer: dynamo takes the recomputation into the graph
         assert [call["layer"] for call in training] == 3 * list(range(count))
-        eager = {call["layer"] for call in training if not call["runs"]}
-        # the first decoder layer of T5 sets requires_grad of a tensor, which dynamo does not within a recomputation
-        assert eager == ({count // 2} if more and hasattr(layers["layers"][0], "is_decoder") else set())
+        assert all(call["runs"] for call in training)  # none runs as it is
         # evaluations before, between and after updates run the same layers as they are
         assert len(evaluation) >= 4 * count
         assert not any(call["runs"] or call["graphs"] for call in evaluation)
