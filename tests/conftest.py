@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data import sample
 from data.signals import ENDING
 
 
@@ -25,6 +26,24 @@ def signals():
     yield
     for handler in handlers:
         signal.signal(*handler)
+
+
+@pytest.fixture(scope="session")
+def small_sample(tmp_path_factory) -> Path:
+    """A little of the sample as a directory of its own, since the whole takes longer to prepare than to train on."""
+    whole, folder = sample.build(), tmp_path_factory.mktemp("small") / "sample"
+    folder.mkdir()
+    for name in ("database", "tables.json"):
+        (folder / name).symlink_to(whole / name)
+    for name, count in {"train_spider.json": 200, "dev.json": 120}.items():
+        (folder / name).write_text(json.dumps(json.loads((whole / name).read_text())[:count]))
+    return folder
+
+
+@pytest.fixture
+def little(small_sample, monkeypatch):
+    """Runs in this process learn that."""
+    monkeypatch.setattr(sample, "build", lambda *directory: small_sample)
 
 
 @pytest.fixture

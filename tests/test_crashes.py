@@ -17,9 +17,17 @@ from data.checkpoints import unseal
 from data.signals import ENDING
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW = ["--tiny", "--batch_size", "8", "--eval_every", "3", "--eval_examples", "4", "--max_output_tokens", "8"]
+FEW = ["--tiny", "--update_examples", "8", "--eval_every", "3", "--eval_examples", "4", "--max_output_tokens", "8"]
 SCRIPTS = ["flan_t5_base", "T5_3B"]
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small(small_sample):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "FEW", [*FEW, "--data", str(small_sample)])
+        yield
+
 
 # imports the script once, and forks for each line of options: most of a short run's time would be imports
 STARTER = """
@@ -183,7 +191,7 @@ def test_a_signal_during_an_evaluation_repeats_the_evaluation(starter, tmp_path)
 
 
 def test_a_second_signal_ends_a_run_at_once(starter, tmp_path):
-    options = [*FEW, "--max_updates", "400", "--save_every", "0", "--batch_size", "512"]
+    options = [*FEW, "--max_updates", "400", "--save_every", "0", "--update_examples", "512"]
     pid = starter.start(*options, "--out", tmp_path / "run")
     wait_for(lambda: updates(tmp_path / "run") >= 1, alive(pid))
     os.kill(pid, signal.SIGTERM)
@@ -229,7 +237,7 @@ def launched(out: Path, deepspeed: bool, *options: str) -> tuple[list[str], dict
     words = words if deepspeed else [sys.executable, "flan_t5_base.py", "--processes", "2"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     environment["PATH"] = f"{folder}:{environment['PATH']}"
-    return [*words, *FEW, "--save_every", "0", "--grad_accum", "1", "--out", str(out), *options], environment
+    return [*words, *FEW, "--save_every", "0", "--out", str(out), *options], environment
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -19,13 +18,14 @@ from transformers import AutoModelForCausalLM
 
 import gpt_neox_20b
 import llama_65b
-from data import candidates, sample, spider
+from data import candidates, sample, spider, words
 from data.errors import UserError
 from data.prompt import CUE, prompt, target
 from data.signals import Stop
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW = ("--eval_examples", "6", "--eval_every", "0", "--batch_size", "8")
+FEW = ("--eval_examples", "6", "--eval_every", "0", "--update_examples", "8")
+pytestmark = pytest.mark.usefixtures("little")
 
 
 @pytest.fixture(params=[gpt_neox_20b, llama_65b], ids=["gpt_neox_20b", "llama_65b"], scope="module")
@@ -67,15 +67,20 @@ def encoded(script, tokenizer, benchmark, count: int | None = None, limit: int =
 def check_labels(script, tokenizer, benchmark):
     rows = encoded(script, tokenizer, benchmark)
     for start in range(0, len(rows), 50):
-        batch = script.collate(rows[start : start + 50], tokenizer.pad_token_id)
-        examples = benchmark.splits["dev"][start:]
-        for row, ids, labels, example in zip(rows[start:], batch["input_ids"], batch["labels"], examples):
+        batch, ends = script.packs_of(rows[start : start + 50], tokenizer.pad_token_id)
+        assert (batch["labels"][batch["segments"] == -1] == -100).all()
+        assert sorted(number for pack in ends for number, _ in pack) == list(range(len(rows[start : start + 50])))
+        for pack, number, place in ((pack, *end) for pack, found in enumerate(ends) for end in found):
+            row, example = rows[start + number], benchmark.splits["dev"][start + number]
+            own = batch["segments"][pack] == batch["segments"][pack, place]
+            ids, labels = batch["input_ids"][pack, own], batch["labels"][pack, own]
             answer = labels[labels != -100].tolist()
             assert answer[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in answer[:-1]
             assert tokenizer.decode(answer[:-1]).strip() == target(example.sql)
             first = len(row["input_ids"])
-            assert (labels[:first] == -100).all() and (labels[first + len(answer) :] == -100).all()
-            assert ids[first : first + len(answer)].tolist() == answer
+            assert (labels[:first] == -100).all() and len(ids) == first + len(answer)
+            assert ids[first:].tolist() == answer and ids[-1] == batch["input_ids"][pack, place]
+            assert batch["position_ids"][pack, own].tolist() == list(range(len(ids)))
             said = prompt(example.question, benchmark.schemas[example.db_id]) + CUE
             assert "".join(tokenizer.decode(ids[:first], skip_special_tokens=True).split()) == "".join(said.split())
 
@@ -98,7 +103,7 @@ def test_pad_and_end_share_an_id(tokenizer):
 
 
 def test_a_prompt_that_is_too_long_keeps_its_question_its_end_and_the_cue(script, args, benchmark, monkeypatch):
-    monkeypatch.setattr(script, "word_tokenizer", partial(script.word_tokenizer, size=0))  # a token a character
+    monkeypatch.setattr(words, "WORDS", ".")  # a token a character
     tokenizer = script.load_tokenizer(args, benchmark)
     (whole,) = encoded(script, tokenizer, benchmark, 1)
     limit = len(whole["input_ids"]) - 20
@@ -111,21 +116,26 @@ def test_a_prompt_that_is_too_long_keeps_its_question_its_end_and_the_cue(script
 
 # ------------------------------------------------------------------------------------------------------------- model
 
-PUBLISHED = {
+SHARES = {
     "gpt_neox_20b": dict(trainable_parameters=8_650_752, trainable_percent_packed=0.0816),
     "llama_65b": dict(trainable_parameters=20_971_520, trainable_percent_packed=0.0637),
 }
 
 
+def published_args(script):
+    return replace(script.Args(), **script.PUBLISHED)
+
+
 def test_the_published_share_of_trainable_weights(script, tokenizer):
-    model = script.add_lora(script.skeleton(script.Config(**script.CONFIG)), script.Args(), tokenizer)
-    counts, published = script.count_parameters(model), PUBLISHED[script.SCRIPT]
+    model = script.add_lora(script.skeleton(script.Config(**script.CONFIG)), published_args(script), tokenizer)
+    counts, published = script.count_parameters(model), SHARES[script.SCRIPT]
     assert counts["trainable_parameters"] == published["trainable_parameters"]
     assert round(counts["trainable_percent_packed"], 4) == published["trainable_percent_packed"]
 
 
 def test_the_published_share_of_llama_counts_its_output_layer_packed(tokenizer):
-    model = llama_65b.add_lora(llama_65b.skeleton(llama_65b.Config(**llama_65b.CONFIG)), llama_65b.Args(), tokenizer)
+    skeleton = llama_65b.skeleton(llama_65b.Config(**llama_65b.CONFIG))
+    model = llama_65b.add_lora(skeleton, published_args(llama_65b), tokenizer)
     stored = sum(w.numel() / (1 + isinstance(w, bnb.nn.Params4bit)) for w in model.parameters()) - 32000 * 8192 / 2
     assert round(100 * 20_971_520 / stored, 4) == 0.0639
 
@@ -133,7 +143,7 @@ def test_the_published_share_of_llama_counts_its_output_layer_packed(tokenizer):
 def test_every_linear_layer_but_the_output_is_4_bit_and_can_have_lora(script, model):
     layers = [path for path, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
     assert len(layers) == 4 * {"gpt_neox_20b": 4, "llama_65b": 7}[script.SCRIPT]
-    assert all(path.endswith("base_layer") for path in layers)  # TINY names all-linear
+    assert all(path.endswith("base_layer") for path in layers)
     assert not any("lm_head" in path or "embed" in path for path in layers)
     assert not any(model.get_submodule(path).support_avx512bf16_for_cpu for path in layers)
 
@@ -146,11 +156,12 @@ def test_the_loss_is_the_models_own_and_meets_answers_only(script, model, tokeni
     hook = output.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     loss = script.AnswerLoss(model)(**batch)
     hook.remove()
-    count = sum(len(row["labels"]) for row in rows)
-    assert seen == [(count, 128)]
-    mask = torch.tensor([[i < len(r["input_ids"] + r["labels"]) for i in range(batch["labels"].shape[1])] for r in rows])
-    own = model(**batch, attention_mask=mask.long()).loss
-    assert loss.item() == pytest.approx(own.item() * count, rel=1e-5)
+    assert seen == [(sum(len(row["labels"]) for row in rows), 128)]
+    own = 0.0
+    for row in rows:
+        ids, labels = row["input_ids"] + row["labels"], [-100] * len(row["input_ids"]) + row["labels"]
+        own += model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item() * len(row["labels"])
+    assert loss.item() == pytest.approx(own, rel=1e-5)
     alone = [script.AnswerLoss(model)(**script.collate([row], tokenizer.pad_token_id)).item() for row in rows]
     assert loss.item() == pytest.approx(sum(alone), rel=1e-5)
 
@@ -190,11 +201,15 @@ def test_two_updates_and_two_more_equal_four(script, two_and_two):
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
 
 
-def test_accumulation_and_recomputation_change_no_loss(script, run):
+def test_passes_and_recomputation_change_no_loss(script, run, monkeypatch):
+    real, passes = script.AnswerLoss.forward, []
+    monkeypatch.setattr(script.AnswerLoss, "forward", lambda self, **batch: passes.append(batch) or real(self, **batch))
     one = run(script, *FEW, "--max_updates", "3", out="one")
-    options = ("--batch_size", "4", "--grad_accum", "2", "--max_updates", "3", "--gradient_checkpointing")
-    two = run(script, *FEW, *options, out="two")
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert len(passes) == 3
+    for cut in (["--batch_size", "3"], ["--batch_tokens", "700", "--gradient_checkpointing", "on"]):
+        passes.clear()
+        two = run(script, *FEW, *cut, "--max_updates", "3", out="two")
+        assert len(passes) >= 6 and two["losses"] == pytest.approx(one["losses"], rel=1e-4)
 
 
 def test_an_evaluation_batch_that_does_not_fit_is_halved(script, run, monkeypatch, capsys):
@@ -221,10 +236,21 @@ def command(script, options: list[str], code: int = 0) -> subprocess.CompletedPr
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_and_predictions_of_one(script, tmp_path):
-    options = ("--eval_examples", "7", "--eval_every", "0", "--max_updates", "4")
-    command(script, [*options, "--batch_size", "8", "--processes", "1", "--out", str(tmp_path / "one")])
-    command(script, [*options, "--batch_size", "4", "--processes", "2", "--out", str(tmp_path / "two")])
+def test_two_processes_give_the_losses_and_predictions_of_one(script, tmp_path, small_sample):
+    options = (
+        "--data",
+        str(small_sample),
+        "--eval_examples",
+        "7",
+        "--eval_every",
+        "0",
+        "--max_updates",
+        "4",
+        "--update_examples",
+        "8",
+    )
+    command(script, [*options, "--processes", "1", "--out", str(tmp_path / "one")])
+    command(script, [*options, "--batch_size", "3", "--processes", "2", "--out", str(tmp_path / "two")])
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert [row["index"] for row in two["predictions"]] == [row["index"] for row in one["predictions"]]
@@ -253,7 +279,7 @@ def directory(script, tokenizer, tmp_path):
 
 
 def trained(script, run, model: Path, out: str, *options: str) -> dict:
-    few = (*FEW, "--data", "sample", "--max_updates", "2", "--grad_accum", "1", "--max_output_tokens", "8")
+    few = (*FEW, "--data", "sample", "--max_updates", "2", "--max_output_tokens", "8")
     return run(script, "--model", str(model), *few, *options, tiny=False, out=out)
 
 
@@ -270,15 +296,17 @@ def test_a_model_saved_in_4_bits_trains_as_the_one_it_came_from(script, run, dir
         script.main()
 
 
-def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypatch):
-    done = trained(script, run, directory, "run", "--learning_rate", "0.01")
+@pytest.mark.parametrize("recipe", [[], ["--published"]], ids=["default", "published"])
+def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypatch, recipe):
+    done = trained(script, run, directory, "run", "--learning_rate", "0.01", *recipe)
     words = [script.__file__, "--model", str(done["folder"]), "--data", "no", "--merge", str(directory.with_name("merged"))]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
     plain, merged = (AutoModelForCausalLM.from_pretrained(path) for path in (directory, directory.with_name("merged")))
     assert merged.dtype == torch.bfloat16
     changed = {name.split(".")[-2] for name, w in merged.named_parameters() if not torch.equal(w, plain.get_parameter(name))}
-    assert changed == set(script.Args().lora_targets.split(","))
+    linear = {name.split(".")[-1] for name, module in plain.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert changed == (set(script.PUBLISHED["lora_targets"].split(",")) if recipe else linear - {script.ends(plain)[1]})
 
 
 # --------------------------------------------------------------------------------------------------------- bad input

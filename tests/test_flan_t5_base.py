@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -15,13 +14,14 @@ from conftest import records
 from transformers import T5Config, T5ForConditionalGeneration
 
 import flan_t5_base as script
-from data import sample, spider
+from data import sample, spider, words
 from data.errors import UserError
 from data.prompt import target
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW = ("--eval_examples", "8", "--eval_every", "0", "--batch_size", "8")
+FEW = ("--eval_examples", "8", "--eval_every", "0", "--update_examples", "8")
 TINY = replace(script.Args(), **script.TINY, tiny=True)
+pytestmark = pytest.mark.usefixtures("little")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_labels_are_the_sql_and_the_end_of_sequence(tokenizer, benchmark):
 
 
 def test_a_prompt_that_is_too_long_keeps_its_question_and_its_end(benchmark, monkeypatch):
-    monkeypatch.setattr(script, "word_tokenizer", partial(script.word_tokenizer, size=0))  # a token a character
+    monkeypatch.setattr(words, "WORDS", ".")  # a token a character
     tokenizer = script.load_tokenizer(TINY, benchmark)
     example = benchmark.splits["dev"][0]
     rows = dict(question=[example.question], db_id=[example.db_id], values=[()], sql=[example.sql])
@@ -186,10 +186,16 @@ def test_two_updates_and_two_more_equal_four(two_and_two):
         assert resumed["result"][count] == straight["result"][count]
 
 
-def test_accumulated_micro_batches_give_the_losses_of_one_batch(run):
+def test_an_update_has_the_same_loss_however_it_is_cut(run, monkeypatch):
+    real, sizes = script.answer_loss, []
+    monkeypatch.setattr(script, "answer_loss", lambda model, batch: sizes.append(len(batch["labels"])) or real(model, batch))
     one = run(script, *FEW, "--max_updates", "3", out="one")
-    two = run(script, *FEW, "--batch_size", "4", "--grad_accum", "2", "--max_updates", "3", out="two")
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert sizes == [8, 8, 8]
+    for cut in (["--batch_size", "3"], ["--batch_tokens", "600"], ["--batch_size", "4", "--gradient_checkpointing", "on"]):
+        sizes.clear()
+        cut_up = run(script, *FEW, *cut, "--max_updates", "3", out="cut")
+        assert sum(sizes) == 24 and len(sizes) >= 6 and ("--batch_size" not in cut or max(sizes) <= int(cut[1]))
+        assert cut_up["losses"] == pytest.approx(one["losses"], rel=1e-4)
 
 
 def test_a_checkpoint_scores_as_the_run_that_saved_it(run):
@@ -224,10 +230,21 @@ def test_an_evaluation_batch_that_does_not_fit_is_halved(run, monkeypatch, capsy
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_and_predictions_of_one(tmp_path):
-    options = ("--eval_examples", "9", "--eval_every", "0", "--max_updates", "4")
-    command([*options, "--batch_size", "8", "--processes", "1", "--out", str(tmp_path / "one")])
-    command([*options, "--batch_size", "4", "--processes", "2", "--out", str(tmp_path / "two")])
+def test_two_processes_give_the_losses_and_predictions_of_one(tmp_path, small_sample):
+    options = (
+        "--data",
+        str(small_sample),
+        "--eval_examples",
+        "9",
+        "--eval_every",
+        "0",
+        "--max_updates",
+        "4",
+        "--update_examples",
+        "8",
+    )
+    command([*options, "--processes", "1", "--out", str(tmp_path / "one")])
+    command([*options, "--batch_size", "3", "--processes", "2", "--out", str(tmp_path / "two")])
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert [row["index"] for row in two["predictions"]] == [row["index"] for row in one["predictions"]]
@@ -256,7 +273,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
 
 
 def test_a_user_error_is_said_once_before_processes_start(tmp_path):
-    assert "is out of range" in last_line(["--processes", "2", "--batch_size", "0"])
+    assert "is out of range" in last_line(["--processes", "2", "--update_examples", "0"])
 
 
 def test_a_hub_model_without_a_gpu_is_refused_before_anything_is_downloaded():
@@ -273,6 +290,9 @@ def test_the_real_size_without_a_gpu_is_refused(run):
     ("options", "message"),
     [
         (["--epochs", "0"], "--epochs 0 is out of range"),
+        (["--update_examples", "0"], "--update_examples 0 is out of range"),
+        (["--grad_accum", "2"], "--grad_accum is gone: --update_examples gives an update's size"),
+        (["--batch_tokens", "64"], "--batch_tokens 64 is less than the longest example's"),
         (["--warmup", "1.5"], "--warmup 1.5 is out of range"),
         (["--learning_rate", "nan"], "--learning_rate nan is out of range"),
         (["--lora_targets", "q,nothing"], "the model has k,o,q,v,wi_0,wi_1,wo, or all-linear"),

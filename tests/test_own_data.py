@@ -34,7 +34,7 @@ ASKED = [
     ("What is in the empty table?", 'SELECT "x y", "(z)" FROM "empty table"'),
     ("Which notes speak of cash?", "SELECT body FROM note WHERE note MATCH 'cash'"),
 ]
-FEW = ["--batch_size", "4", "--grad_accum", "1", "--max_updates", "3", "--max_output_tokens", "8"]
+FEW = ["--update_examples", "4", "--max_updates", "3", "--max_output_tokens", "8"]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -67,7 +67,7 @@ def test_a_messy_database_becomes_a_model_that_is_scored_and_asked(run, tmp_path
     said = command("data.spider", own).splitlines()
     assert [line for line in said if "gold" in line] == ["  gold that runs: 8 of 8", "  gold that runs: 4 of 4"]
 
-    done = run(script, "--data", str(own), "--values", *FEW)
+    done = run(script, "--data", str(own), *FEW)
     printed = capsys.readouterr().out
     assert done["result"]["n"] == 4 and sorted(done["losses"]) == [0, 1, 2]
     assert not {row["error"] for row in done["predictions"]} & {"gold fails", "database unavailable", "crashed"}

@@ -12,8 +12,15 @@ import pytest
 from conftest import records
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW = ["--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--grad_accum", "1"]
+FEW = ["--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--update_examples", "8"]
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small(small_sample):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "FEW", [*FEW, "--data", str(small_sample)])
+        yield
 
 
 def command(ranks: int, out: Path, options: list[str]) -> tuple[list[str], dict]:
@@ -22,8 +29,7 @@ def command(ranks: int, out: Path, options: list[str]) -> tuple[list[str], dict]
     words = [str(folder / "deepspeed"), "--num_accelerators", str(ranks)] if ranks else [sys.executable]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{folder}:{environment['PATH']}"
-    options = [*FEW, "--batch_size", str(8 // max(1, ranks)), "--out", str(out), *options]
-    return [*words, "T5_3B.py", "--tiny", *options], environment
+    return [*words, "T5_3B.py", "--tiny", *FEW, "--out", str(out), *options], environment
 
 
 def go(ranks: int, out: Path, *options: str) -> dict:
@@ -84,6 +90,17 @@ def test_plain_one_rank_and_two_ranks_go_the_same_way(tmp_path, float32, straigh
         assert other["losses"][0] == pytest.approx(plain["losses"][0], rel=1e-5)
         assert other["losses"] == pytest.approx(plain["losses"], rel=1e-3)
     assert [row["index"] for row in straight["predictions"]] == [row["index"] for row in plain["predictions"]]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cut"),
+    [(1, ["--batch_size", "2"]), (2, ["--batch_size", "1"]), (2, ["--batch_size", "3"]), (2, ["--batch_tokens", "500"])],
+)
+def test_several_passes_an_update_go_the_same_way(tmp_path, float32, straight, ranks, cut):
+    """DeepSpeed neither steps between them nor divides their gradients."""
+    several = go(ranks, tmp_path / "several", *float32, *cut, "--max_updates", "20")
+    assert several["losses"][0] == pytest.approx(straight["losses"][0], rel=1e-5)
+    assert several["losses"] == pytest.approx(straight["losses"], rel=1e-3)
 
 
 def test_bf16_stays_near(tmp_path, straight):
