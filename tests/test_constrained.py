@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import llama_65b
-from data import constrained, sample, spider
+from data import constrained, spider
 from data.constrained import Grammars, Held, grammars_for
 from data.errors import UserError
 
@@ -16,8 +16,8 @@ BASE = dict(full_names=True, plain_sql=False)
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    return spider.load(sample.build(), full_names=True)
+def benchmark(small_sample):
+    return spider.load(small_sample, full_names=True)
 
 
 @pytest.fixture(scope="module", params=["T5_3B", "gpt_neox_20b", "llama_65b"])
@@ -161,10 +161,10 @@ def test_without_llguidance_one_line_names_the_remedy(benchmark, tokenizer, monk
 
 
 @pytest.mark.parametrize("name", ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"])
-def test_a_run_without_llguidance_ends_before_it_touches_anything(run, tmp_path, monkeypatch, name):
+def test_a_run_without_llguidance_ends_before_it_touches_anything(run, little, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "args.json").write_text("{}")
     with pytest.raises(UserError, match="or answer without it: --no-constrained"):
-        run(importlib.import_module(name), "--full_names")
+        run(importlib.import_module(name))
     assert (tmp_path / "run" / "args.json").read_text() == "{}"
