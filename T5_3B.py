@@ -110,8 +110,8 @@ class Args:
 
 
 # what --tiny changes: the same code, at a size for two CPU cores and five minutes
-TINY = dict(data="sample", optimizer="adamw", epochs=4, update_examples=16, eval_batch_size=64, learning_rate=1e-3,
-            max_output_tokens=96, eval_every=1000)  # fmt: skip
+TINY = dict(data="sample", vary_schema=0.0, optimizer="adamw", epochs=4, update_examples=16, eval_batch_size=64,
+            learning_rate=1e-3, max_output_tokens=96, eval_every=1000)  # fmt: skip
 # what --published changes: the published table's sizes (under DeepSpeed 2 examples), prompt and SQL as they stand in the data
 PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=False, update_examples=16, batch_size=1,
                  eval_batch_size=4, gradient_checkpointing="off", compile="off")  # fmt: skip
@@ -119,11 +119,10 @@ PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=Fals
 
 def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
-    default = replace(Args(), **defaults(sys.argv, TINY, PUBLISHED))
+    published = PUBLISHED | dict(batch_size=2) if any(word.startswith("--local_rank") for word in sys.argv) else PUBLISHED
+    default = replace(Args(), **defaults(sys.argv, TINY, published))
     args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
-    if args.published and under_deepspeed(args) and args.batch_size == PUBLISHED["batch_size"]:
-        args.batch_size = 2
-    return settled(args, Args, PUBLISHED)
+    return settled(args, Args, published)
 
 
 # ------------------------------------------------------------------------------------------------------------ set-up

@@ -119,8 +119,8 @@ class Args:
 
 
 # what --tiny changes: the same code, at a size for two CPU cores and five minutes
-TINY = dict(data="sample", epochs=2, update_examples=16, eval_batch_size=64, learning_rate=3e-3, lora_rank=64, lora_alpha=16,
-            lora_dropout=0.0, max_output_tokens=96)  # fmt: skip
+TINY = dict(data="sample", vary_schema=0.0, epochs=2, update_examples=16, eval_batch_size=64, learning_rate=3e-3,
+            lora_rank=64, lora_alpha=16, lora_dropout=0.0, max_output_tokens=96)  # fmt: skip
 # what --published changes: the published table's sizes, prompt and SQL as they stand in the data
 PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=False, update_examples=36, batch_size=36,
                  eval_batch_size=16, gradient_checkpointing="on", compile="off")  # fmt: skip

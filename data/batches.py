@@ -25,7 +25,7 @@ def epoch_updates(
     rng.shuffle(order)
     while len(order) % size:
         order += order[: size - len(order) % size]
-    updates = _side_by_side(order, lengths, schemas, size)
+    updates = _side_by_side(order, lengths, schemas, size, rng)
     rng.shuffle(updates)
     if epoch:
         return updates
@@ -35,9 +35,9 @@ def epoch_updates(
 
 
 def _side_by_side(
-    order: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], size: int
+    order: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], size: int, rng: random.Random
 ) -> list[list[int]]:
-    """`order` as updates of `size` examples: runs of one schema, the longest first, each to the update with fewest tokens.
+    """`order` as updates of `size` examples: runs of one schema, about the longest first, each where fewest tokens are.
 
     A run that no update has room for is divided.
     """
@@ -47,7 +47,11 @@ def _side_by_side(
 
     updates: list[list[int]] = [[] for _ in range(len(order) // size)]
     room, sums = [size] * len(updates), [0] * len(updates)
-    for run in sorted(_runs(order, lengths, schemas, TOGETHER), key=tokens, reverse=True):
+
+    def rank(run: list[int]) -> float:
+        return tokens(run) * (1 if schemas[run[0]][1] else rng.uniform(0.8, 1))  # else the same would meet in each epoch
+
+    for run in sorted(_runs(order, lengths, schemas, TOGETHER), key=rank, reverse=True):
         while run:
             least = min(len(run), max(room))
             place = min((number for number, places in enumerate(room) if places >= least), key=sums.__getitem__)
@@ -175,6 +179,7 @@ def packed_passes(
     groups = _runs(update, lengths, schemas, together, min(LONGEST, room))
     tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
     count = max(-(-sum(tokens) // (ranks * room)), -(-len(update) // (ranks * most)) if most else 1)
+    count = min(count, len(update) // ranks)
     while True:
         while len(groups) < count * ranks:  # a rank without examples would wait for ever
             longest = max(range(len(groups)), key=lambda group: len(groups[group]))
@@ -209,7 +214,11 @@ def padded_passes(
             parts.append([])
             longest = answers[index]
         parts[-1].append(index)
-    while len(parts) % ranks:
+    wanted = min(-(-len(parts) // ranks), len(update) // ranks) * ranks
+    while len(parts) > wanted:  # a rank without examples would wait for ever
+        pair = min(reversed(range(len(parts) - 1)), key=lambda part: len(parts[part]) + len(parts[part + 1]))
+        parts[pair : pair + 2] = [parts[pair] + parts[pair + 1]]
+    while len(parts) < wanted:
         largest = max(range(len(parts)), key=lambda part: len(parts[part]))
         half = (len(parts[largest]) + 1) // 2
         parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]

@@ -34,12 +34,12 @@ def example_warnings(train: "datasets.Dataset", tokenizer, ending: str, collate:
     return token_warnings(train, tokenizer, ending, joined) + batch_warnings(batch, rows, joined)
 
 
-def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, padding: float, joined: bool = False) -> list[str]:
+def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, joined: bool) -> list[str]:
     """What is wrong with the tokens of the training examples, in plain words.
 
     `train` has the columns `sql`, `input_ids` and `labels` (token ids) and `shortened`; `tokenizer` is one of transformers;
-    `ending` is what every prompt has to end with; `padding` is the share of padding in the batches; `joined`: the model reads
-    prompt and SQL as one sequence, else a prompt has an end of sequence of its own.
+    `ending` is what every prompt has to end with; `joined`: the model reads prompt and SQL as one sequence, else a prompt has
+    an end of sequence of its own.
     """
     # whole columns: a dataset takes its time for each row
     inputs, labels, sql = (train[name][:] for name in ("input_ids", "labels", "sql"))

@@ -70,8 +70,9 @@ def schema_first(
     named = [f"{_full(schema, column)} ( {' , '.join(texts)} )" for column, texts in _beside(values).items()]
     lines += [f"values:{_listed(named, schema)}"] if named else []
     asked = _words(question, parts=True)
-    shares = {i: len(words & asked) / len(words) for i, (_, name) in enumerate(schema.columns) if (words := _words(name))}
-    linked = [i for i, share in shares.items() if share and not {i, -1 - schema.columns[i][0]} & dropped]
+    kept = sorted(i for own in _by_table(schema, dropped) for i in own if -1 - schema.columns[i][0] not in dropped)
+    shares = {i: len(words & asked) / len(words) for i in kept if (words := _words(schema.columns[i][1]))}
+    linked = [i for i, share in shares.items() if share]
     best = sorted(linked, key=shares.__getitem__, reverse=True)[:LINKED]
     lines += [f"columns:{_listed([_full(schema, i) for i in best], schema)}"] if best else []
     return "\n".join(_described(schema, {}, dropped, keys)) + "\n", "\n".join(lines)

@@ -295,6 +295,8 @@ def so_far(started: dict, updates: Sequence[dict]) -> dict:
 def examples_per_update(started: dict) -> int:
     """Examples that one update of a run holds over all its processes."""
     options = options_of(started)
+    if "grad_accum" not in options:
+        return options.get("update_examples", 1)
     return options.get("batch_size", 1) * options.get("grad_accum", 1) * max(1, len(started.get("gpus") or []))
 
 
@@ -304,8 +306,10 @@ def gpu_names(started: dict) -> str:
 
 
 def batch(started: dict) -> str:
-    """Examples a forward pass x forward passes an update x processes."""
+    """Examples an update; of earlier runs, examples a forward pass x forward passes an update x processes."""
     options = options_of(started)
+    if "grad_accum" not in options:
+        return str(options.get("update_examples", "-"))
     return f"{options.get('batch_size', '-')} x {options.get('grad_accum', '-')} x {len(started.get('gpus') or [])}"
 
 

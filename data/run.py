@@ -266,7 +266,7 @@ class RunFolder:
             **parameters,
             gpus=sum(name != "cpu" for name in gpus),
             gpu_name=gpus[0],
-            train_batch_size=started["args"]["batch_size"],
+            train_batch_size=started["args"]["batch_size"] or started["args"]["update_examples"],
             eval_batch_size=started["args"]["eval_batch_size"],
             updates=state["update"],
             examples_seen=state["examples_seen"],

@@ -107,7 +107,7 @@ class TrainingData:
         `room`: tokens of a rank's pass, of which --batch_size examples at most. What an update holds depends on neither.
         Raises UserError where an update has fewer examples than there are ranks.
         """
-        if self.per_update < ranks:
+        if self.updates and self.per_update < ranks:
             raise UserError(f"--update_examples {self.per_update} is less than one for each of {ranks} GPUs: raise it")
         count, most, found = self.questions, self.options["batch_size"], []
         updates_per_epoch = -(-count // self.per_update)
