@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=192, help="of every answer")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    args = script.Args(model=given.model, gradient_checkpointing=False)
+    args = script.Args(model=given.model)
     base = script.base_of(asdict(args), script.SCRIPT)
     config, tokenizer = script.load_config(args, base), script.load_tokenizer(args)
     benchmark = spider.load(sample.build() if given.data == "sample" else given.data)

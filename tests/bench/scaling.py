@@ -34,31 +34,28 @@ from data.report import markdown  # noqa: E402
 
 @dataclass(frozen=True)
 class Run:
-    """A script at a batch of so many examples a GPU and forward pass."""
+    """A script in updates of so many examples."""
 
     script: str
-    batch: int
+    examples: int
     options: tuple[str, ...] = ()
 
 
 WARM_UP = 2  # updates that do not count
-QUICK = ("--share_schema", "--compile", "--no-gradient_checkpointing", "--lora_dropout", "0")
 RUNS = {
-    "T5_3B": Run("T5_3B", 2),
-    "T5_3B-best": Run("T5_3B", 16, ("--gradient_checkpointing",)),
-    "gpt_neox_20b": Run("gpt_neox_20b", 4),
-    "gpt_neox_20b-best": Run("gpt_neox_20b", 64, QUICK),
-    "llama_65b": Run("llama_65b", 4),
-    "llama_65b-best": Run("llama_65b", 21, QUICK),
+    "T5_3B": Run("T5_3B", 128),
+    "T5_3B-published": Run("T5_3B", 16, ("--published",)),
+    "flan_t5_base": Run("flan_t5_base", 128),
+    "gpt_neox_20b": Run("gpt_neox_20b", 128, ("--compile", "on")),
+    "gpt_neox_20b-published": Run("gpt_neox_20b", 32, ("--published",)),
+    "llama_65b": Run("llama_65b", 128, ("--compile", "on")),
+    "llama_65b-published": Run("llama_65b", 32, ("--published",)),
 }
 
 
 def command(run: Run, gpus: int, given: argparse.Namespace, out: Path) -> list[str]:
     """The command line of a run on so many GPUs."""
-    accumulation, rest = divmod(given.accumulation * max(given.gpus), gpus)
-    if rest:
-        sys.exit(f"--gpus {gpus} does not divide --accumulation {given.accumulation} x {max(given.gpus)}: name other numbers")
-    options = ["--data", given.data, "--out", str(out), "--batch_size", str(run.batch), "--grad_accum", str(accumulation)]
+    options = ["--data", given.data, "--out", str(out), "--update_examples", str(given.update_examples or run.examples)]
     options += ["--max_updates", str(given.updates + WARM_UP), "--eval_every", "0", "--eval_examples", str(2 * max(given.gpus))]
     options += ["--max_output_tokens", "8", "--save_every", "-1", "--tiny" if given.smoke else "--random_weights"]
     options += run.options
@@ -93,7 +90,7 @@ def measure(name: str, gpus: int, given: argparse.Namespace) -> dict:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     updates = [line for line in lines if line["event"] == "update"]
     return dict(
-        run=name, gpus=gpus, gpu_name=result["gpu_name"], batch=RUNS[name].batch, command=words,
+        run=name, gpus=gpus, gpu_name=result["gpu_name"], batch=given.update_examples or RUNS[name].examples, command=words,
         examples_an_update=result["examples_seen"] // result["updates"], losses=[line["loss"] for line in updates],
         update_seconds=[line["seconds"] for line in updates[WARM_UP:]],
         update_tokens=[line["tokens"] for line in updates[WARM_UP:]],
@@ -157,7 +154,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the runs, and a JSON of each")
     parser.add_argument("--runs", default=",".join(RUNS), help="comma between")
     parser.add_argument("--gpus", default="1,2,4,8", help="numbers of GPUs, comma between; what is not there is left out")
-    parser.add_argument("--accumulation", type=int, default=4, help="forward passes an update on the most GPUs")
+    parser.add_argument("--update_examples", type=int, default=0, help="examples an update; 0: each run's own")
     parser.add_argument("--updates", type=int, default=4, help="that count")
     parser.add_argument("--model", action="append", default=[], metavar="SCRIPT=DIR", help="a directory with its tokenizer")
     parser.add_argument("--smoke", action="store_true", help="with --tiny, on CPU processes")

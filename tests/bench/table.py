@@ -1,12 +1,12 @@
 """The published table beside what is measured here, and the scripts beside the stock recipe (stock.py), on one GPU.
 
     python3 tests/bench/table.py --data data/spider --out runs/table
-    python3 tests/bench/table.py --data data/spider --out runs/table --runs llama_65b,llama_65b-stock,llama_65b-fast
+    python3 tests/bench/table.py --data data/spider --out runs/table --runs llama_65b,llama_65b-stock,llama_65b-default
     python3 tests/bench/table.py --data data/spider --out runs/table --model llama_65b=DIR --model T5_3B=DIR
     python3 tests/bench/table.py --data sample --out /tmp/table --smoke --new_tokens 8
 
-Each run is a script's own command at full size with random weights; `-fast` runs are the same script with the options that
-are fastest, `-stock` runs are stock.py's. Updates are a script's own, of several forward passes; the first two, which warm
+Each run is a script's own command at full size with random weights; `-default` runs have its defaults, the others
+`--published`, `-stock` runs are stock.py's. Updates are a script's own, of several forward passes; the first two, which warm
 up and are the heaviest of an epoch, are left out. Every answer has `--new_tokens` tokens: the row of the output layer that
 ends an answer is set to zero, else some random models would end theirs at once. A script's evaluation counts its start,
 too. Records that stand in `--out` are not measured again: the tables can be made in parts. `--smoke` tries it all with
@@ -25,7 +25,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling import QUICK, ROOT, WARM_UP, environment, launched
+from scaling import ROOT, WARM_UP, environment, launched
 
 from data.errors import exit_on_user_error
 from data.files import write_atomically
@@ -34,7 +34,7 @@ from data.report import markdown, number
 
 @dataclass(frozen=True)
 class Run:
-    """A script at a batch of so many examples in training and in evaluation, with what was published of it."""
+    """A script at a batch of so many examples in training (0: what fits) and in evaluation, with what was published of it."""
 
     script: str
     batch: int
@@ -46,19 +46,19 @@ class Run:
 
 
 PUBLISHED = {
-    "T5_3B": Run("T5_3B", 1, 4, published=(1, 1), share="100 %"),
-    "T5_3B-zero2": Run("T5_3B", 2, 4, zero2=True, published=(0.8, 1), share="100 %"),
-    "flan_t5_base": Run("flan_t5_base", 36, 16, published=(0.04, None), share="50 %"),
-    "gpt_neox_20b": Run("gpt_neox_20b", 4, 24, published=(4, 6.1)),
-    "llama_65b": Run("llama_65b", 4, 24, published=(4, 6.1)),
+    "T5_3B": Run("T5_3B", 1, 4, ("--published",), published=(1, 1), share="100 %"),
+    "T5_3B-zero2": Run("T5_3B", 2, 4, ("--published",), zero2=True, published=(0.8, 1), share="100 %"),
+    "flan_t5_base": Run("flan_t5_base", 36, 16, ("--published",), published=(0.04, None), share="50 %"),
+    "gpt_neox_20b": Run("gpt_neox_20b", 4, 24, ("--published",), published=(4, 6.1)),
+    "llama_65b": Run("llama_65b", 4, 24, ("--published",), published=(4, 6.1)),
 }
-FAST = {
-    "T5_3B-one": Run("T5_3B", 1, 4, ("--grad_accum", "1")),
-    "T5_3B-fast": Run("T5_3B", 64, 128, ("--grad_accum", "2", "--gradient_checkpointing")),  # without, 80 GB are too few
-    "gpt_neox_20b-fast": Run("gpt_neox_20b", 64, 256, ("--grad_accum", "2", *QUICK)),
-    "llama_65b-fast": Run("llama_65b", 21, 144, ("--grad_accum", "6", *QUICK)),
+DEFAULT = {
+    "T5_3B-default": Run("T5_3B", 0, 128),
+    "flan_t5_base-default": Run("flan_t5_base", 0, 128),
+    "gpt_neox_20b-default": Run("gpt_neox_20b", 0, 128, ("--compile", "on")),
+    "llama_65b-default": Run("llama_65b", 0, 128, ("--compile", "on")),
 }
-RUNS = PUBLISHED | FAST
+RUNS = PUBLISHED | DEFAULT
 SCRIPTS = list(dict.fromkeys(run.script for run in PUBLISHED.values()))
 STOCK = {f"{script}-stock": script for script in SCRIPTS}
 ENDLESS = "BENCH_ENDLESS"  # in the environment: the script that this file stands in for
