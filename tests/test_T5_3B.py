@@ -168,7 +168,13 @@ def test_sizes_that_the_configuration_leaves_open_are_those_of_an_update(monkeyp
 
 @pytest.mark.parametrize(
     ("options", "size"),
-    [([], 1), (["--local_rank", "0"], 2), (["--local_rank", "0", "--deepspeed", "none"], 1), (["--batch_size", "3"], 3)],
+    [
+        ([], 1),
+        (["--local_rank=0"], 2),
+        (["--local_rank=0", "--batch_size", "1"], 1),
+        (["--local_rank=0", "--deepspeed", "none"], 1),
+        (["--batch_size", "3"], 3),
+    ],
 )
 def test_the_published_recipe_has_two_examples_a_pass_under_the_launcher(monkeypatch, options, size):
     monkeypatch.setattr(sys, "argv", [script.__file__, "--published", *options])
