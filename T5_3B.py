@@ -119,7 +119,9 @@ PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=Fals
 
 def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
-    published = PUBLISHED | dict(batch_size=2) if any(word.startswith("--local_rank") for word in sys.argv) else PUBLISHED
+    words = " ".join(sys.argv).replace("=", " ")
+    zero2 = " --local_rank " in words and " --deepspeed none" not in words
+    published = PUBLISHED | dict(batch_size=2) if zero2 else PUBLISHED
     default = replace(Args(), **defaults(sys.argv, TINY, published))
     args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
     return settled(args, Args, published)
