@@ -184,6 +184,26 @@ class Executor:
             found[job] = Outcome(count, digest, reply["error"], reply["message"])
         return [found[job] for job in jobs]
 
+    def same_programs(self, jobs: Iterable[tuple[str | Path, str, str]], progress: bool = False) -> list[bool]:
+        """Whether SQLite compiles both statements of each (database, statement, statement) to one program, or neither.
+
+        False, too, where a statement ends its worker or overruns its time.
+        """
+        place, places = functools.cache(readable), {}
+        for index, (database, *pair) in enumerate(jobs):
+            places.setdefault(place(database), []).append((index, [self._cut(sql) for sql in pair]))
+        groups = [(path, some[i : i + 100]) for path, some in places.items() for i in range(0, len(some), 100)]
+        same: dict[int, bool] = {}
+        while groups:
+            tasks = [{"databases": [path], "pairs": [pair for _, pair in group]} for path, group in groups]
+            replies = self._map(tasks, progress, "comparing spellings")
+            for (_, group), reply in zip(groups, replies):
+                same |= zip((index for index, _ in group), reply["rows"] or [False] * len(group))
+            # the others of a group are not to blame
+            failed = [(path, group) for (path, group), reply in zip(groups, replies) if reply["error"] and len(group) > 1]
+            groups = [(path, [one]) for path, group in failed for one in group]
+        return [same[index] for index in range(len(same))]
+
     def compare(self, jobs: Iterable[Comparison], progress: bool = False) -> list[Verdict]:
         """Run gold and prediction of each job and compare their rows within the worker; verdicts in the jobs' order.
 
@@ -620,9 +640,19 @@ def fetch(path: str, sql: str, limits: Limits, keep: int | None = None) -> tuple
     """
     if len(sql) > limits.max_statement_chars:
         raise _Failure(TOO_LARGE, f"the statement is longer than {limits.max_statement_chars} characters")
+    return _read(path, lambda connection, end: _rows(connection, sql, limits, end, keep), limits)
+
+
+def _read(path: str, read: Callable[[sqlite3.Connection, float], T], limits: Limits) -> T:
+    """What `read` returns of a restricted connection and the time at which it shall end. Raises _Failure."""
     end = time.monotonic() + limits.seconds
+
+    def restricted(connection: sqlite3.Connection) -> T:
+        _restrict(connection, limits, end)
+        return read(connection, end)
+
     try:
-        return read_database(path, lambda connection: _rows(connection, sql, limits, end, keep), min(1.0, limits.seconds / 2))
+        return read_database(path, restricted, min(1.0, limits.seconds / 2))
     except OSError as error:
         raise _Failure(NO_DATABASE, f"{path}: {error.strerror}") from None
     except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError) as error:
@@ -636,7 +666,6 @@ def _rows(
 ) -> tuple[list[tuple], int, list[str]]:
     """What `fetch` returns, of an open database."""
     rows, count, size = [], 0, 0
-    _restrict(connection, limits, end)
     cursor = connection.execute(sql)
     if cursor.description is None:
         empty = not re.sub(r"--[^\n]*|/\*.*?(?:\*/|$)|[\s;]", "", sql, flags=re.DOTALL)
@@ -817,6 +846,35 @@ def _outcome(task: dict, limits: Limits, stage) -> dict:
         return _result(None, [], *failure.args, time.monotonic() - started)
 
 
+def _programs(task: dict, limits: Limits, stage) -> dict:
+    started = time.monotonic()
+    stage("predicted")
+
+    def program(connection: sqlite3.Connection, sql: str) -> list[tuple] | None:
+        """The steps without their comments, which hold names."""
+        if len(sql) > limits.max_statement_chars:
+            return None
+        try:
+            return [step[:7] for step in connection.execute(f"EXPLAIN {sql}")]
+        except (sqlite3.Error, sqlite3.Warning, ValueError):
+            return None
+
+    def same(connection: sqlite3.Connection, end: float) -> list[bool]:
+        found = []
+        for pair in task["pairs"]:
+            one, other = (program(connection, sql) for sql in pair)
+            # a virtual table's address changes from statement to statement
+            found.append(one == other or re.sub(r"vtab:\w+", "", str(one)) == re.sub(r"vtab:\w+", "", str(other)))
+            if time.monotonic() >= end:
+                raise _Failure(TIMED_OUT, f"stopped after {limits.seconds:g} s")
+        return found
+
+    try:
+        return _result(_read(task["databases"][0], same, limits), [], None, "", time.monotonic() - started)
+    except _Failure as failure:
+        return _result(None, [], *failure.args, time.monotonic() - started)
+
+
 def _main() -> None:
     """The worker: a task a line on standard input, a reply a line on standard output, until the input ends."""
     import resource
@@ -845,7 +903,8 @@ def _main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         try:
-            reply = (_compare if "gold" in task else _outcome if "digest" in task else _run)(task, limits, stage)
+            kinds = dict(gold=_compare, digest=_outcome, pairs=_programs)
+            reply = next((work for key, work in kinds.items() if key in task), _run)(task, limits, stage)
         except (MemoryError, RecursionError) as error:
             message = f"memory limit of the worker ({type(error).__name__})"
             reply = _verdict(False, TOO_LARGE, message, 0.0) if "gold" in task else _result(None, [], TOO_LARGE, message, 0.0)

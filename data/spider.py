@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -192,13 +191,10 @@ def with_plain_sql(benchmark: Benchmark) -> Benchmark:
     examples = benchmark.splits["train"]
     different = dict.fromkeys((example.db_id, example.sql) for example in examples)
     pairs = {(db_id, sql): (target(sql), spelled(sql, benchmark.schemas[db_id])) for db_id, sql in different}
-    changed = [(key, spelling) for key, pair in pairs.items() if pair[0] != pair[1] for spelling in pair]
+    changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     with Executor() as executor:
-        jobs = [(benchmark.databases(db_id, "train")[0], f"EXPLAIN {sql}") for (db_id, _), sql in changed]
-        results = executor.run(jobs, progress=True)
-    # without the comments of a step, which hold names, and the addresses of virtual tables
-    programs = [r.rows and [[re.sub(r"vtab:\w+", "", str(part)) for part in step[:7]] for step in r.rows] for r in results]
-    kept = {key for (key, _), old, new in zip(changed[::2], programs[::2], programs[1::2]) if old != new}
+        jobs = [(benchmark.databases(db_id, "train")[0], *pair) for (db_id, _), pair in changed.items()]
+        kept = {key for key, same in zip(changed, executor.same_programs(jobs, progress=True)) if not same}
     count = sum((example.db_id, example.sql) in kept for example in examples)
     if count and os.environ.get("LOCAL_RANK", "0") == "0":
         print(

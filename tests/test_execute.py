@@ -435,6 +435,40 @@ def test_what_is_no_file_of_a_database_is_an_error_at_once(executor, tmp_path, m
 # time
 
 
+SPELLINGS = {
+    ("SELECT T1.name FROM pet AS T1", "SELECT name FROM pet"): True,
+    ("SELECT name FROM pet", "SELECT weight FROM pet"): False,
+    ('SELECT name FROM pet WHERE name = "Rex"', "SELECT name FROM pet WHERE name = 'Rex'"): True,
+    ("SELECT nothing FROM pet", "SELECT 1 FROM nowhere"): True,
+    ("SELECT nothing FROM pet", "SELECT name FROM pet"): False,
+    ("DELETE FROM pet", "DROP TABLE pet"): True,
+    ("SELECT 1; SELECT 2", "SELECT 1"): False,
+    ("SELECT " + "1 + " * 10**6 + "1", "SELECT 1"): False,
+}
+
+
+def test_spellings_of_one_program(executor, database):
+    assert executor.same_programs([(database, *pair) for pair in SPELLINGS]) == list(SPELLINGS.values())
+
+
+def test_spellings_of_a_virtual_table(executor, virtual):
+    pairs = [(virtual, "SELECT text FROM note", "SELECT n.text FROM note AS n"), (virtual, "SELECT 1 FROM gone", "SELECT 1")]
+    assert executor.same_programs(pairs) == [True, False]
+
+
+def test_a_spelling_that_ends_its_worker_costs_the_others_nothing(database, monkeypatch):
+    with Executor(workers=1) as executor:
+        work, pairs = executor._map, list(SPELLINGS)
+
+        def ending(tasks: list[dict], *others) -> list[dict]:
+            """The first pair ends the worker of whatever task it is in."""
+            crash = execute._result(None, [], execute.CRASHED, "", 0.0)
+            return [crash if list(pairs[0]) in task["pairs"] else reply for task, reply in zip(tasks, work(tasks, *others))]
+
+        monkeypatch.setattr(executor, "_map", ending)
+        assert executor.same_programs([(database, *pair) for pair in pairs]) == [False, *list(SPELLINGS.values())[1:]]
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e10, 3601.0])
 def test_a_limit_of_time_that_is_none_is_refused(seconds):
     with pytest.raises(ValueError, match="seconds"):

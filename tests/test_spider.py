@@ -615,7 +615,7 @@ def test_a_full_gpu_is_one_line(capsys):
     with pytest.raises(SystemExit) as caught:
         exit_on_user_error(fail)
     said = capsys.readouterr().err
-    assert caught.value.code == 2 and said.startswith("error: the GPU's memory is full: for training lower --batch_size")
+    assert caught.value.code == 2 and said.startswith("error: the GPU's memory is full: for training lower --batch_tokens")
     assert said.endswith("(CUDA out of memory. Tried to allocate 344.00 MiB)\n") and said.count("\n") == 1
 
 
