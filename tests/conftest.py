@@ -1,6 +1,7 @@
 """What the scripts' tests share: a run of a script in this process, with its records."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from data.signals import ENDING
 
 @pytest.fixture(autouse=True, scope="session")
 def threads():
-    """As many threads as a user's run has on two cores."""
+    """As many threads as a user's run has on two cores, here and in the processes of tests; fewer beside other tests."""
     import torch
 
-    torch.set_num_threads(2)
+    count = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    torch.set_num_threads(count)
+    os.environ["OMP_NUM_THREADS"] = str(count)
 
 
 @pytest.fixture(autouse=True)
