@@ -40,22 +40,23 @@ from tqdm import tqdm
 from transformers import Adafactor, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, T5Config
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
-from data import spider
-from data.ask import bare_ask, conversation
-from data.candidates import candidates, scored, too_long
-from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
-from data.constrained import Grammars, grammars_for
-from data.errors import UserError, exit_on_user_error
-from data.files import read_object
-from data.health import first_loss, learned
-from data.prompt import fit, prompt, target
-from data.run import RunFolder, defaults, settled
-from data.score import totals
-from data.signals import Stop
-from data.training import TrainingData, load_benchmark
+from data.answers.candidates import candidates, scored, too_long
+from data.answers.constrained import Grammars, grammars_for
+from data.answers.score import totals
+from data.benchmark.prompt import fit, prompt, target
+from data.benchmark.schema import Benchmark, Schema
+from data.common.errors import UserError, exit_on_user_error
+from data.common.files import read_object
+from data.run.ask import bare_ask, conversation
+from data.run.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
+from data.run.options import defaults, settled
+from data.run.run_folder import RunFolder
+from data.run.signals import Stop
+from data.training.health import first_loss, learned
+from data.training.small_tokenizer import word_tokenizer
+from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.search import Hypotheses, Search, does_not_fit
-from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
 
@@ -174,7 +175,7 @@ MISSING = "<{}\\^~`"  # characters of SQL that T5's vocabulary lacks: it would w
 PIECES = [space + character for character in MISSING for space in ("", "▁")]  # within a word, and at its start
 
 
-def load_tokenizer(args: Args, benchmark: spider.Benchmark | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(args: Args, benchmark: Benchmark | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer of --model, or one trained on the benchmark, with the pieces that T5 lacks."""
     checkpoint = checkpoint_of(args.model)
     try:
@@ -195,14 +196,14 @@ def load_tokenizer(args: Args, benchmark: spider.Benchmark | None = None) -> Pre
     return tokenizer
 
 
-def small_tokenizer(benchmark: spider.Benchmark) -> PreTrainedTokenizerFast:
+def small_tokenizer(benchmark: Benchmark) -> PreTrainedTokenizerFast:
     """A tokenizer of T5's kind with the same gaps, made on the spot."""
     tokenizer = word_tokenizer(benchmark, special=["<pad>", "</s>", "<unk>"], lacking=MISSING)
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
-def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: PreTrainedTokenizerFast, limit: int) -> dict:
+def encode(rows: dict, schemas: dict[str, Schema], tokenizer: PreTrainedTokenizerFast, limit: int) -> dict:
     """Examples -> input_ids (prompt, end) of at most `limit` tokens, labels (SQL, end), and whether schema was left out."""
     triples = zip(rows["question"], rows["db_id"], rows["values"])
     asked = [(question, schemas[db_id], values) for question, db_id, values in triples]
@@ -354,7 +355,7 @@ def flops_per_token(model: torch.nn.Module) -> tuple[int, int]:
 @sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 @torch.inference_mode()
 def generate(
-    model, tokenizer, examples: Dataset, schemas: dict[str, spider.Schema], args: Args, accelerator: Accelerator, stop: Stop,
+    model, tokenizer, examples: Dataset, schemas: dict[str, Schema], args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
     """Up to --num_beams answers to each example, likeliest first, `too_long` to some; None once a signal asks to stop.
@@ -432,7 +433,7 @@ def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | N
 
 @torch.compiler.set_stance("force_eager")  # what --compile made is for training
 def evaluate(
-    model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop,
+    model, tokenizer, benchmark: Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ):  # fmt: skip
     """Predict and score examples of --split -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
@@ -466,7 +467,7 @@ def ask(args: Args) -> None:
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
-    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> list[list[dict]] | None:
+    def answer(rows: dict, schemas: dict[str, Schema]) -> list[list[dict]] | None:
         names = rows["db_id"]
         rows = encode(rows, schemas, tokenizer, args.max_input_tokens)
         asked = Dataset.from_dict(rows | dict(db_id=names))

@@ -48,23 +48,24 @@ from transformers import GPTNeoXConfig as Config
 from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.integrations import replace_with_bnb_linear
 
-from data import spider
-from data.ask import bare_ask, conversation
-from data.batches import SPAN, shared_packs, tree
-from data.candidates import candidates, scored, too_long
-from data.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
-from data.constrained import Grammars, grammars_for
-from data.errors import UserError, exit_on_user_error
-from data.files import read_object
-from data.health import first_loss, learned
-from data.prompt import CUE, fit, question_first, schema_first, target
-from data.run import RunFolder, defaults, settled
-from data.score import totals
-from data.signals import Stop, for_launcher
-from data.training import TrainingData, load_benchmark
+from data.answers.candidates import candidates, scored, too_long
+from data.answers.constrained import Grammars, grammars_for
+from data.answers.score import totals
+from data.benchmark.prompt import CUE, fit, question_first, schema_first, target
+from data.benchmark.schema import Benchmark, Schema
+from data.common.errors import UserError, exit_on_user_error
+from data.common.files import read_object
+from data.run.ask import bare_ask, conversation
+from data.run.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
+from data.run.options import defaults, settled
+from data.run.run_folder import RunFolder
+from data.run.signals import Stop, for_launcher
+from data.training.batches import SPAN, shared_packs, tree
+from data.training.health import first_loss, learned
+from data.training.small_tokenizer import word_tokenizer
+from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.search import Hypotheses, Search, branch, does_not_fit
-from data.words import word_tokenizer
 
 SCRIPT = Path(__file__).stem
 
@@ -165,7 +166,7 @@ def launch(args: Args) -> None:
 # ------------------------------------------------------------------------------------------------------------ tokens
 
 
-def load_tokenizer(args: Args, benchmark: spider.Benchmark | None = None) -> Tokenizer:
+def load_tokenizer(args: Args, benchmark: Benchmark | None = None) -> Tokenizer:
     """The tokenizer of --model, or one made from the benchmark. Raises UserError for one without an end of sequence."""
     checkpoint = checkpoint_of(args.model)
     try:
@@ -184,13 +185,13 @@ def load_tokenizer(args: Args, benchmark: spider.Benchmark | None = None) -> Tok
     return tokenizer
 
 
-def small_tokenizer(benchmark: spider.Benchmark) -> Tokenizer:
+def small_tokenizer(benchmark: Benchmark) -> Tokenizer:
     """A tokenizer of GPT-NeoX's kind, made on the spot: one token ends a text and fills it up."""
     tokenizer = word_tokenizer(benchmark, special=["<|endoftext|>", "<unk>"])
     return Tokenizer(tokenizer_object=tokenizer, eos_token="<|endoftext|>", unk_token="<unk>")
 
 
-def encode(rows: dict, schemas: dict[str, spider.Schema], tokenizer: Tokenizer, limit: int, share: bool = False) -> dict:
+def encode(rows: dict, schemas: dict[str, Schema], tokenizer: Tokenizer, limit: int, share: bool = False) -> dict:
     """Examples -> input_ids (prompt, cue) of at most `limit` tokens, labels (SQL, end), and whether schema was left out.
 
     `shared` says how many of the input_ids are the schema that other questions `share`.
@@ -473,7 +474,7 @@ def flops_per_token(model: PeftModel) -> tuple[int, int]:
 @sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 @torch.inference_mode()
 def generate(
-    model, tokenizer, examples: Dataset, schemas: dict[str, spider.Schema], args: Args, accelerator: Accelerator, stop: Stop,
+    model, tokenizer, examples: Dataset, schemas: dict[str, Schema], args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
     """Up to --num_beams answers to each example, likeliest first, `too_long` to some; None once a signal asks to stop.
@@ -559,7 +560,7 @@ def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: 
 
 @torch.compiler.set_stance("force_eager")  # what --compile made is for training
 def evaluate(
-    model, tokenizer, benchmark: spider.Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop,
+    model, tokenizer, benchmark: Benchmark, dev: Dataset, args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ):  # fmt: skip
     """Predict and score examples of --split -> rows of predictions.jsonl, and totals with seconds, the same on every rank.
@@ -593,7 +594,7 @@ def ask(args: Args) -> None:
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
-    def answer(rows: dict, schemas: dict[str, spider.Schema]) -> list[list[dict]] | None:
+    def answer(rows: dict, schemas: dict[str, Schema]) -> list[list[dict]] | None:
         names = rows["db_id"]
         rows = encode(rows, schemas, tokenizer, args.max_input_tokens, base["share_schema"])
         asked = Dataset.from_dict(rows | dict(db_id=names))

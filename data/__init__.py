@@ -1,5 +1,4 @@
-"""The benchmark: Spider's files, the prompt, running and scoring SQL, the embedded sample. Nothing here knows a model."""
+"""The benchmark and the run, in rooms: what stands in one imports from those before it, never from one behind it.
 
-from data.errors import UserError
-
-__all__ = ["UserError"]
+common, sqlite, benchmark, answers, report, training, run, with_torch; the files beside them are commands.
+"""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data import sample
-from data.signals import ENDING
+from data.benchmark import sample
+from data.run.signals import ENDING
 
 
 @pytest.fixture(autouse=True, scope="session")

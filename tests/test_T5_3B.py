@@ -14,8 +14,8 @@ from conftest import records
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
 import T5_3B as script
-from data import sample, spider
-from data.errors import UserError
+from data.benchmark import sample, spider
+from data.common.errors import UserError
 from data.with_torch import search
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from data import sample
-from data.ask import FIELDS, TOGETHER, bare_ask, cell, conversation, names_file, table
-from data.candidates import too_long
-from data.errors import UserError
-from data.signals import Stop
-from data.spider import make
+from data.answers.candidates import too_long
+from data.benchmark import sample
+from data.benchmark.spider import make
+from data.common.errors import UserError
+from data.run.ask import FIELDS, TOGETHER, bare_ask, cell, conversation, names_file, table
+from data.run.signals import Stop
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from data.batches import LONGEST, TOGETHER, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
+from data.training.batches import LONGEST, TOGETHER, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
 
 
 def random_lengths(count: int, seed: int = 0) -> list[int]:

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.candidates import candidates, choose, scored
-from data.execute import Executor
-from data.sample import build
-from data.spider import load
+from data.answers.candidates import candidates, choose, scored
+from data.benchmark.sample import build
+from data.benchmark.spider import load
+from data.sqlite.execute import Executor
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import files
 
-from data.checkpoints import base_of, checkpoint_of, no_space, recover, replace_folder, room_for, seal, unseal
-from data.errors import UserError
-from data.files import read_object, write_atomically
+from data.common.errors import UserError
+from data.common.files import read_object, write_atomically
+from data.run.checkpoints import base_of, checkpoint_of, no_space, recover, replace_folder, room_for, seal, unseal
 
 # -------------------------------------------------------------------------------------------------- files and checkpoints
 

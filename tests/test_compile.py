@@ -10,9 +10,10 @@ import flan_t5_base
 import gpt_neox_20b
 import llama_65b
 import T5_3B
-from data import spider
-from data.errors import UserError
-from data.run import check_options
+from data.benchmark import spider
+from data.benchmark.schema import Benchmark
+from data.common.errors import UserError
+from data.run.options import check_options
 from data.with_torch.memory import WORTH, compiles
 
 FEW = ("--max_updates", "3", "--update_examples", "4", "--eval_examples", "2", "--max_output_tokens", "4", "--save_every", "-1")
@@ -29,7 +30,7 @@ def small(monkeypatch):
     """A little of the sample, since the whole takes longer to encode than to train on."""
     real = spider.load
 
-    def load(*directory, **options) -> spider.Benchmark:
+    def load(*directory, **options) -> Benchmark:
         benchmark = real(*directory, **options)
         return replace(benchmark, splits={split: examples[:96] for split, examples in benchmark.splits.items()})
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import llama_65b
-from data import constrained, spider
-from data.constrained import Grammars, Held, grammars_for
-from data.errors import UserError
+from data.answers import constrained
+from data.answers.constrained import Grammars, Held, grammars_for
+from data.benchmark import spider
+from data.common.errors import UserError
 
 BASE = dict(full_names=True, plain_sql=False)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import records
 
-from data.checkpoints import unseal
-from data.signals import ENDING
+from data.run.checkpoints import unseal
+from data.run.signals import ENDING
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ["--tiny", "--update_examples", "8", "--eval_every", "3", "--eval_examples", "4", "--max_output_tokens", "8"]
@@ -34,8 +34,8 @@ STARTER = """
 import importlib, os, shlex, sys
 sys.path.insert(0, os.getcwd())
 script = importlib.import_module(sys.argv[1])
-import data.page, data.report, deepspeed, matplotlib.figure
-from data.errors import exit_on_user_error
+import data.report.page, data.report, deepspeed, matplotlib.figure
+from data.common.errors import exit_on_user_error
 for line in sys.stdin:
     if pid := os.fork():
         print(pid, flush=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from test_execute import contents, journal_after_a_crash, wal_after_a_crash
 
-from data.errors import UserError
-from data.execute import ERROR_CLASSES, Executor
-from data.spider import inspect, schema_of_database, tables_entry
-from data.values import Values
+from data.benchmark.spider import inspect, schema_of_database, tables_entry
+from data.benchmark.values import Values
+from data.common.errors import UserError
+from data.sqlite.execute import ERROR_CLASSES, Executor
 
 TABLES = """
 CREATE TABLE owner (id INTEGER PRIMARY KEY, name TEXT, note BLOB);

@@ -18,10 +18,12 @@ from transformers import AutoModelForCausalLM
 
 import gpt_neox_20b
 import llama_65b
-from data import candidates, sample, spider, words
-from data.errors import UserError
-from data.prompt import CUE, prompt, target
-from data.signals import Stop
+from data.answers import candidates
+from data.benchmark import sample, spider
+from data.benchmark.prompt import CUE, prompt, target
+from data.common.errors import UserError
+from data.run.signals import Stop
+from data.training import small_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ("--eval_examples", "6", "--eval_every", "0", "--update_examples", "8")
@@ -103,7 +105,7 @@ def test_pad_and_end_share_an_id(tokenizer):
 
 
 def test_a_prompt_that_is_too_long_keeps_its_question_its_end_and_the_cue(script, args, benchmark, monkeypatch):
-    monkeypatch.setattr(words, "WORDS", ".")  # a token a character
+    monkeypatch.setattr(small_tokenizer, "WORDS", ".")  # a token a character
     tokenizer = script.load_tokenizer(args, benchmark)
     (whole,) = encoded(script, tokenizer, benchmark, 1)
     limit = len(whole["input_ids"]) - 20

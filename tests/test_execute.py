@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from data import execute
-from data.execute import Comparison, Executor, rows_match
-from data.spider import schema_of_database
-from data.values import Values
+from data.benchmark.spider import schema_of_database
+from data.benchmark.values import Values
+from data.sqlite import execute
+from data.sqlite.execute import Comparison, Executor, rows_match
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
@@ -319,8 +319,8 @@ def test_a_folder_that_may_not_be_written(tmp_path, state):
     code = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
-from data.execute import Executor
-from data.spider import schema_of_database
+from data.sqlite.execute import Executor
+from data.benchmark.spider import schema_of_database
 path = {str(folder / "pet.sqlite")!r}
 with Executor(workers=1) as pool:
     print(os.access({str(folder)!r}, os.W_OK), schema_of_database(path).tables, pool.run([(path, "SELECT a FROM pet")])[0])
@@ -403,7 +403,7 @@ def test_a_private_copy_follows_its_file_and_goes_with_its_process(tmp_path):
 import sys, tempfile
 sys.path.insert(0, {str(ROOT)!r})
 tempfile.tempdir = {str(tmp_path / "aside")!r}
-from data.execute import Executor
+from data.sqlite.execute import Executor
 with Executor(workers=1) as pool:
     for _ in range(2):
         print(pool.run([({str(path)!r}, "SELECT count(*) FROM pet")])[0].rows, flush=True)
@@ -482,7 +482,7 @@ def test_what_a_stopped_machine_cost_its_time_is_run_again(tmp_path, database):
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from data.execute import Comparison, Executor
+from data.sqlite.execute import Comparison, Executor
 slow, path = {slow!r}, {str(database)!r}
 with Executor(workers=2, seconds=2.0) as pool:
     pool.run([(path, "SELECT 1")] * 2)
@@ -698,7 +698,7 @@ def test_workers_end_when_their_parent_is_killed(database):
     parent = f"""
 import sys, threading, time
 sys.path.insert(0, {str(ROOT)!r})
-from data.execute import Executor
+from data.sqlite.execute import Executor
 pool = Executor(workers=2, seconds=1)
 jobs = [({str(database)!r}, sql) for sql in ({ENDLESS!r}, {ONE_LONG_STEP!r})]
 threading.Thread(target=pool.run, args=(jobs,), daemon=True).start()

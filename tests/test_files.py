@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from data.errors import UserError
-from data.files import read_records
+from data.common.errors import UserError
+from data.common.files import read_records
 
 RECORDS = [
     {"db_id": "shop", "question": 'How many "big", red\nboxes?', "query": "SELECT 1"},

@@ -14,9 +14,10 @@ from conftest import records
 from transformers import T5Config, T5ForConditionalGeneration
 
 import flan_t5_base as script
-from data import sample, spider, words
-from data.errors import UserError
-from data.prompt import target
+from data.benchmark import sample, spider
+from data.benchmark.prompt import target
+from data.common.errors import UserError
+from data.training import small_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ("--eval_examples", "8", "--eval_every", "0", "--update_examples", "8")
@@ -60,7 +61,7 @@ def test_labels_are_the_sql_and_the_end_of_sequence(tokenizer, benchmark):
 
 
 def test_a_prompt_that_is_too_long_keeps_its_question_and_its_end(benchmark, monkeypatch):
-    monkeypatch.setattr(words, "WORDS", ".")  # a token a character
+    monkeypatch.setattr(small_tokenizer, "WORDS", ".")  # a token a character
     tokenizer = script.load_tokenizer(TINY, benchmark)
     example = benchmark.splits["dev"][0]
     rows = dict(question=[example.question], db_id=[example.db_id], values=[()], sql=[example.sql])

@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 from test_prompt import make_schema
 
-from data import grammar as grammars
-from data import sample, spider
-from data.errors import exit_on_user_error
-from data.execute import TIMED_OUT, Executor
-from data.grammar import FORMS, Matchers, grammar, refusals, spelled, walk_report, walked
+from data.answers import grammar as grammars
+from data.answers.grammar import FORMS, Matchers, grammar, refusals, spelled, walk_report, walked
+from data.benchmark import sample, spider
+from data.benchmark.schema import Schema
+from data.common.errors import exit_on_user_error
+from data.sqlite.execute import TIMED_OUT, Executor
 
 pytest.importorskip("llguidance")
 
@@ -36,7 +37,7 @@ def benchmark():
     return spider.load(sample.build())
 
 
-def schema_of(tables: dict[str, list[str]], full_names: bool = True) -> spider.Schema:
+def schema_of(tables: dict[str, list[str]], full_names: bool = True) -> Schema:
     return replace(make_schema(tables, [], LINKS if tables is TABLES else []), full_names=full_names)
 
 

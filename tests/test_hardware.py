@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.hardware import peak_flops, utilisation
+from data.run.hardware import peak_flops, utilisation
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import torch
 from test_prompt import make_schema
 from tokenizers.processors import TemplateProcessing
 
-from data import sample, spider
-from data.batches import TOGETHER
-from data.errors import UserError
-from data.health import batch_warnings, example_warnings, first_loss, learned, token_warnings
-from data.run import check_options
-from data.score import read_run
-from data.spider import Benchmark, Example
-from data.vary import vary
+from data.answers.score import read_run
+from data.benchmark import sample, spider
+from data.benchmark.schema import Benchmark, Example
+from data.common.errors import UserError
+from data.run.options import check_options
+from data.training.batches import TOGETHER
+from data.training.health import batch_warnings, example_warnings, first_loss, learned, token_warnings
+from data.training.variation import vary
 
 CAUSAL = ["gpt_neox_20b", "llama_65b"]
 SCRIPTS = ["T5_3B", "flan_t5_base", *CAUSAL]

@@ -1,5 +1,6 @@
-"""What people who only read or score need not install or wait for."""
+"""What people who only read or score need not install or wait for, and which room may import from which."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted(f"data.{path.stem}" for path in (ROOT / "data").glob("*.py") if path.stem != "__init__")
+ROOMS = ("common", "sqlite", "benchmark", "answers", "report", "training", "run", "with_torch")
+FILES = sorted(path for path in (ROOT / "data").rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if path.parent.name != "with_torch"]
+COMMANDS = {"data.spider", "data.sample", "data.score", "data.grammar", "data.page"}
 
 
 def python(code: str, *options: str) -> subprocess.CompletedProcess:
@@ -16,10 +20,49 @@ def python(code: str, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
 
 
-def test_all_of_data_is_there():
-    names = ("ask", "batches", "cache", "checkpoints", "errors", "execute", "files", "hardware", "page", "prompt", "report")
-    names += ("run", "sample", "score", "signals", "spider", "sql", "training", "words")
-    assert {f"data.{name}" for name in names} <= set(MODULES)
+def imported(path: Path) -> set[str]:
+    """The modules of `data` that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are written with their whole names"
+            modules = {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from data.report import page` names a module, `from data.report.page import write` a part of one
+            found |= {name if (ROOT / f"{name.replace('.', '/')}.py").exists() else node.module for name in modules}
+    return {name for name in found if name.split(".")[0] == "data"}
+
+
+def test_every_module_stands_in_a_room_or_is_a_command():
+    assert {path.name for path in (ROOT / "data").iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
+    assert {name for name in MODULES if name.count(".") == 1} == COMMANDS
+    for room in ROOMS:
+        assert ast.get_docstring(ast.parse((ROOT / "data" / room / "__init__.py").read_text())), room
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    """From a room to its own modules and to rooms before it; nothing but a command imports what stands beside the rooms."""
+    room = path.parent.name
+    for name in imported(path):
+        assert name.split(".")[1] in ROOMS, f"{path.name} imports {name}"
+        assert room == "data" or ROOMS.index(name.split(".")[1]) <= ROOMS.index(room), f"{path.name} imports {name}"
+
+
+def test_no_imports_run_in_a_circle():
+    arrows = {name: imported(path) for name, path in zip(MODULES, (f for f in FILES if f.parent.name != "with_torch"))}
+    while free := {name for name, needed in arrows.items() if not needed & arrows.keys()}:
+        arrows = {name: needed for name, needed in arrows.items() if name not in free}
+    assert not arrows
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_a_script_imports_rooms_and_no_other_script(script):
+    names = {path.stem for path in ROOT.glob("*.py")}
+    assert all(name.split(".")[1] in ROOMS for name in imported(script))
+    assert not names & {alias.name for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Import)
+                        for alias in node.names}  # fmt: skip
 
 
 @pytest.mark.parametrize("blocked", ["torch", "transformers"])
@@ -35,10 +78,9 @@ def test_data_brings_no_model_library_with_it():
     assert not heavy & set(done.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "module", ["data.spider", "data.prompt", "data.execute", "data.score", "data.sql", "data.sample", "data.page", "data.ask"]
-)
-def test_reading_and_scoring_need_the_standard_library_only(module):
+@pytest.mark.parametrize("room", ROOMS[: ROOMS.index("run")])
+def test_reading_and_scoring_need_the_standard_library_only(room):
     """-S: nothing that is installed can be found."""
-    done = python(f"import {module}", "-S")
+    names = [name for name in MODULES if name.split(".")[1] == room or name in COMMANDS]
+    done = python(f"import {', '.join(names)}", "-S")
     assert done.returncode == 0, done.stderr

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
-from data.foreign_keys import guess
-from data.grammar import check
-from data.spider import inspect, load, make, schema_of_database
+from data.answers.grammar import check
+from data.benchmark.foreign_keys import guess
+from data.benchmark.spider import inspect, load, make, schema_of_database
+from data.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PETS = "CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT); INSERT INTO pet VALUES (1, 'Rex'), (2, 'Tom');"
@@ -172,7 +172,7 @@ def test_foreign_keys_are_guessed_where_names_and_values_agree(tmp_path, script,
 
 def test_the_keys_of_a_sample_that_declares_them_are_found_without(tmp_path):
     """All that are guessed are true, and most of the true ones are guessed."""
-    from data import sample
+    from data.benchmark import sample
 
     found = declared = 0
     for db_id in sample.db_ids():

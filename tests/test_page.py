@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from data import page, sample, spider
-from data.errors import exit_on_user_error
-from data.score import score, totals
+from data.answers.score import score, totals
+from data.benchmark import sample, spider
+from data.common.errors import exit_on_user_error
+from data.report import page
 
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\u2028<!--"
 COUNT = 24

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data.prompt import LINKED, clean_sql, fit, one_line, prompt, question_first, schema_first, target
-from data.spider import Schema, parse_schema, read_schemas
+from data.benchmark.prompt import LINKED, clean_sql, fit, one_line, prompt, question_first, schema_first, target
+from data.benchmark.schema import Schema
+from data.benchmark.spider import parse_schema, read_schemas
 
 FIXTURE = Path(__file__).parent / "fixtures" / "school_player.json"
 QUESTION = "What is the average enrollment of schools?"

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from data import report
-from data.errors import UserError, exit_on_user_error
+from data.common.errors import UserError, exit_on_user_error
+from data.report import curves
 
 RESULT = dict(script="llama_65b", model="a|b/$model_x$", method="QLoRA NF4", parameters=65_306_632_192,
               trainable_parameters=20_971_520, gpus=8, gpu_name="NVIDIA RTX A6000", train_batch_size=4, eval_batch_size=24,
@@ -65,21 +65,21 @@ WHOLE = [evaluation(0, 0.0), *(update(i, 3 / (i + 1)) for i in range(120)), eval
 )
 def test_any_log_is_drawn(tmp_path, records):
     folder = run(tmp_path / "run", records)
-    report.curves(folder)
+    curves.curves(folder)
     assert size(folder / "curves.png") == (1210, 726)
     assert not list(folder.glob("*.tmp"))
 
 
 def test_of_two_records_of_an_update_the_later_counts(tmp_path):
     folder = run(tmp_path / "run", [update(0, 9.0), update(1, 8.0), evaluation(0, 0.1), update(1, 2.0), evaluation(0, 0.2)])
-    updates, evaluations = report.read_log(folder)
+    updates, evaluations = curves.read_log(folder)
     assert [record["loss"] for record in updates] == [9.0, 2.0]
     assert [record["execution_accuracy"] for record in evaluations] == [0.2]
 
 
 def test_the_running_mean_looks_back():
-    assert report.smoothed([4.0, 2.0, 0.0, 1.0], 2) == [4.0, 3.0, 1.0, 0.5]
-    assert report.smoothed([], 5) == []
+    assert curves.smoothed([4.0, 2.0, 0.0, 1.0], 2) == [4.0, 3.0, 1.0, 0.5]
+    assert curves.smoothed([], 5) == []
 
 
 def cells(row: str) -> list[str]:
@@ -87,7 +87,7 @@ def cells(row: str) -> list[str]:
 
 
 def test_a_row_stands_under_its_heads():
-    row = dict(zip(cells(report.TABLE_HEAD.splitlines()[0]), cells(report.table_row(RESULT, STARTED)), strict=True))
+    row = dict(zip(cells(curves.TABLE_HEAD.splitlines()[0]), cells(curves.table_row(RESULT, STARTED)), strict=True))
     assert row["trainable of all"] == "20,971,520 of 65,306,632,192" and row["model"] == "a¦b/$model_x$"
     assert row["hardware"] == "8 x NVIDIA RTX A6000" and row["batch"] == "4 / 24" and row["commit"] == "0123456+"
     assert row["execution accuracy"] == "50.0%" and row["exact match"] == "25.0%" and row["n"] == "4"
@@ -96,13 +96,13 @@ def test_a_row_stands_under_its_heads():
 
 def test_times_are_relative_to_the_run_that_is_named():
     relative = dict(train_examples_per_second=8.0, eval_examples_per_second=0.25)
-    row = cells(report.table_row(RESULT, STARTED, relative))
+    row = cells(curves.table_row(RESULT, STARTED, relative))
     assert row[7:9] == ["4", "0.5"]
 
 
 def test_what_a_run_does_not_have_is_a_dash():
     bare = RESULT | dict(gpus=0, gpu_name="cpu", train_examples_per_second=None)
-    row = cells(report.table_row(bare, STARTED | dict(git=dict(commit=None, dirty=None)), dict(train_examples_per_second=1.0)))
+    row = cells(curves.table_row(bare, STARTED | dict(git=dict(commit=None, dirty=None)), dict(train_examples_per_second=1.0)))
     assert row[4] == "cpu" and row[6] == row[7] == row[8] == row[12] == "-"
 
 
@@ -111,7 +111,7 @@ def test_runs_are_compared_in_one_table_and_one_picture(tmp_path):
     other = STARTED | dict(args=STARTED["args"] | dict(seed=1))
     second = run(tmp_path / "second", WHOLE, other, RESULT, right=[True, True, True, False])
     going = run(tmp_path / "going", WHOLE[:50])
-    lines = report.compare([first, second, going], tmp_path / "out.png").splitlines()
+    lines = curves.compare([first, second, going], tmp_path / "out.png").splitlines()
     assert size(tmp_path / "out.png")[0] == 1210
     assert lines[2].startswith("| first | llama_65b | a\\|b/$model_x$ | QLoRA NF4 | 1 x cpu | 4 x 2 x 1 | 3 | 2 | 964 | 25% |")
     assert "| 42.1 | 50.0% (15.0% to 85.0%)" in lines[2]
@@ -132,19 +132,19 @@ def test_an_update_has_as_many_examples_as_its_option_says_whatever_the_gpus(tmp
     del earlier["args"]["update_examples"], earlier["args"]["batch_tokens"]
     each = 6 * len(gpus)
     folders = [run(tmp_path / name, WHOLE[:50], started) for name, started in (("new", present), ("old", earlier))]
-    new, old = (cells(line) for line in report.compare(folders, tmp_path / "out.png").splitlines()[2:4])
+    new, old = (cells(line) for line in curves.compare(folders, tmp_path / "out.png").splitlines()[2:4])
     assert new[6:8] == ["49, no result yet", "16"] and re.match(r"8\b", new[5])
     assert old[7] == f"{2 * each}" and old[5] == f"2 x 3 x {len(gpus)}"
-    figure = drawn(monkeypatch, report.compare, folders, tmp_path / "out.png")
+    figure = drawn(monkeypatch, curves.compare, folders, tmp_path / "out.png")
     ends = {round(float(line.get_xdata()[-1])) for line in figure.axes[0].lines}
     assert ends == {49 * 8, 49 * each}
 
 
 def test_a_paired_difference_counts_the_examples_that_differ():
     same = [True] * 90 + [False] * 10
-    middle, low, high = report.difference(same, same)
+    middle, low, high = curves.difference(same, same)
     assert middle == 0 and low == -high and 0 < high < 0.03
-    middle, low, high = report.difference(same, [True] * 100)
+    middle, low, high = curves.difference(same, [True] * 100)
     assert middle == pytest.approx(0.1) and 0.03 < low < 0.1 < high < 0.17
 
 
@@ -155,7 +155,7 @@ def test_what_is_no_run_ends_in_one_line(tmp_path, monkeypatch, capsys, broken):
     (bad / broken).unlink() if broken == "log.jsonl" else (bad / broken).write_text("{")
     monkeypatch.setattr(sys, "argv", ["report", str(first), str(bad), "--out", str(tmp_path / "out.png")])
     with pytest.raises(SystemExit) as caught:
-        exit_on_user_error(report.main)
+        exit_on_user_error(curves.main)
     said = capsys.readouterr().err.strip()
     assert caught.value.code == 2 and f"bad/{broken}" in said and len(said.splitlines()) == 1
     assert not (tmp_path / "out.png").exists()
@@ -164,25 +164,25 @@ def test_what_is_no_run_ends_in_one_line(tmp_path, monkeypatch, capsys, broken):
 def test_a_picture_that_cannot_be_written(tmp_path):
     folder = run(tmp_path / "run", WHOLE)
     with pytest.raises(UserError, match="cannot be written .*: name another file with --out"):
-        report.compare([folder], tmp_path / "none" / "out.png")
+        curves.compare([folder], tmp_path / "none" / "out.png")
 
 
 def drawn(monkeypatch, call, *arguments):
     """The figure that a call draws."""
     figures = []
-    monkeypatch.setattr(report, "write_picture", lambda figure, path: (figure.draw_without_rendering(), figures.append(figure)))
+    monkeypatch.setattr(curves, "write_picture", lambda figure, path: (figure.draw_without_rendering(), figures.append(figure)))
     call(*arguments)
     return figures[0]
 
 
 def test_updates_stand_at_whole_numbers(tmp_path, monkeypatch):
-    figure = drawn(monkeypatch, report.curves, run(tmp_path / "run", [update(i) for i in range(20)]))
+    figure = drawn(monkeypatch, curves.curves, run(tmp_path / "run", [update(i) for i in range(20)]))
     assert all(tick == int(tick) for axis in figure.axes for tick in axis.get_xticks())
 
 
 def test_every_run_stands_in_the_key_under_its_name(tmp_path, monkeypatch):
     folders = [run(tmp_path / name, records) for name, records in (("_a_$b$", WHOLE), ("new", []))]
-    figure = drawn(monkeypatch, report.compare, folders, tmp_path / "out.png")
+    figure = drawn(monkeypatch, curves.compare, folders, tmp_path / "out.png")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"_a_\$b\$", "new"]
 
 
@@ -192,19 +192,19 @@ def test_no_paired_difference_of_other_examples(tmp_path):
     for folder in runs:
         row = dict(index=0, db_id=folder.name, gold="SELECT 1", execution_match=True)
         (folder / "predictions.jsonl").write_text(json.dumps(row))
-    assert report.compare(runs, tmp_path / "out.png").splitlines()[3].endswith("| - |")
+    assert curves.compare(runs, tmp_path / "out.png").splitlines()[3].endswith("| - |")
 
 
 def test_a_result_of_the_scorer_alone_and_args_without_options(tmp_path):
     scored = dict(execution_accuracy=0.5, exact_match=0.25, n=4)
     folder = run(tmp_path / "run", [], STARTED | dict(args=None, gpus=None), scored)
-    assert "| 50.0% (15.0% to 85.0%) | 25.0% | 4 |" in report.compare([folder], tmp_path / "out.png")
-    report.curves(folder)
+    assert "| 50.0% (15.0% to 85.0%) | 25.0% | 4 |" in curves.compare([folder], tmp_path / "out.png")
+    curves.curves(folder)
 
 
 def test_a_table_steers_no_terminal(tmp_path):
     folder = run(tmp_path / "\x1b[31mred", WHOLE, result=RESULT | dict(method="a\x9b2J\n|"))
-    text = report.compare([folder], tmp_path / "out.png").splitlines()[2]
+    text = curves.compare([folder], tmp_path / "out.png").splitlines()[2]
     assert text.startswith("| \ufffd[31mred |") and "| a\ufffd2J \\| |" in text and text.isprintable()
 
 
@@ -212,11 +212,11 @@ def test_a_table_steers_no_terminal(tmp_path):
     "odd", [dict(execution_accuracy=float("nan")), dict(n=None), dict(train_examples_per_second=float("inf")), dict(n="many")]
 )
 def test_a_result_with_what_is_no_number(tmp_path, odd):
-    text = report.compare([run(tmp_path / "run", WHOLE, result=RESULT | odd)], tmp_path / "out.png")
+    text = curves.compare([run(tmp_path / "run", WHOLE, result=RESULT | odd)], tmp_path / "out.png")
     assert not {"nan", "inf", "many"} & set(re.findall(r"[a-z]+", text.splitlines()[2]))
 
 
 def test_other_data_are_named_and_options_of_the_call_are_not():
     data = [dict(directory="sample", sha256="a" * 64), dict(directory="sample", sha256="b" * 64)]
     started = [dict(args=dict(relative_to=str(i), report_to=str(i)), data=each) for i, each in enumerate(data)]
-    assert report.differing(started) == ["other data: sample (aaaaaaa), sample (bbbbbbb)"]
+    assert curves.differing(started) == ["other data: sample (aaaaaaa), sample (bbbbbbb)"]

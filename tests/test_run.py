@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import files
 
-from data import page
-from data.checkpoints import seal
-from data.errors import UserError
-from data.run import RunFolder, check_options, defaults, settled
+from data.common.errors import UserError
+from data.report import page
+from data.run.checkpoints import seal
+from data.run.options import check_options, defaults, settled
+from data.run.run_folder import RunFolder
 
 OPTIONS = {"model": "some/model", "update_examples": 8, "batch_size": 4, "eval_batch_size": 16, "seed": 0}
 EARLIER = {"model": "some/model", "batch_size": 4, "grad_accum": 2, "eval_batch_size": 16, "seed": 0, "compile": True}

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from data import sample
-from data.errors import UserError
-from data.spider import load
-from data.sql import HARDNESS, SqlSchema, hardness
+from data.benchmark import sample
+from data.benchmark.exact_match import HARDNESS, SqlSchema, hardness
+from data.benchmark.spider import load
+from data.common.errors import UserError
 
-ROOT = Path(sample.__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 JSON_FILES = ("train_spider.json", "dev.json", "tables.json")
 # clause or operator -> how an SQL text shows it
 FORMS = {
@@ -176,7 +176,7 @@ def test_databases(built, splits, connections):
 
 
 def test_concurrent_builds_give_the_same_files(built, tmp_path):
-    command = [sys.executable, "-c", f"from data import sample; print(sample.build({str(tmp_path)!r}))"]
+    command = [sys.executable, "-c", f"from data.benchmark import sample; print(sample.build({str(tmp_path)!r}))"]
     started = [
         subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True)
         for seed in ("1", "2")
@@ -223,7 +223,7 @@ def test_its_digest_follows_the_sources(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("*.json", "*.sqlite", "__pycache__"))
     monkeypatch.setattr(sample, "SOURCE", tmp_path / "data" / "sample")
     found = [sample.digest()]
-    for file in ("database/tram_depot/schema.sql", "database/tram_depot/lexicon.toml", "../sample_questions.py"):
+    for file in ("database/tram_depot/schema.sql", "database/tram_depot/lexicon.toml", "../benchmark/sample_questions.py"):
         with (tmp_path / "data" / "sample" / file).open("a", encoding="utf-8") as source:
             source.write("\n")
         found.append(sample.digest())

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from data import execute
-from data.prompt import prompt
-from data.score import Scorer, executable, interval, plugged, read_gold, read_run, score, totals
-from data.spider import Benchmark, inspect, load, schema_of_database, tables_entry
+from data.answers.score import Scorer, executable, interval, plugged, read_gold, read_run, score, totals
+from data.benchmark.prompt import prompt
+from data.benchmark.schema import Benchmark
+from data.benchmark.spider import inspect, load, schema_of_database, tables_entry
+from data.sqlite import execute
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = "CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, country TEXT);"
@@ -223,9 +224,9 @@ def test_a_number_of_predictions_that_differs_is_an_error(benchmark_):
 def test_scoring_needs_no_models_library(benchmark_):
     code = (
         "import sys\nfor name in ('torch', 'transformers', 'numpy', 'tqdm', 'datasets'):\n    sys.modules[name] = None\n"
-        "import data.score\nfrom data.spider import load\n"
-        f"rows = data.score.score(load({str(benchmark_.root)!r}, ('dev',)), 'dev', {list(GOLD)!r}, progress=True)\n"
-        "print(data.score.totals(rows)['execution_accuracy'])"
+        "import data.answers.score\nfrom data.benchmark.spider import load\n"
+        f"rows = data.answers.score.score(load({str(benchmark_.root)!r}, ('dev',)), 'dev', {list(GOLD)!r}, progress=True)\n"
+        "print(data.answers.score.totals(rows)['execution_accuracy'])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("1.0\n", 0), done.stderr
@@ -510,13 +511,13 @@ def check_hostile_text(benchmark: Benchmark, mutations: int, byte_strings: int) 
 
 
 def test_mutated_sql_and_random_bytes_neither_raise_nor_hang_nor_write():
-    from data.sample import build
+    from data.benchmark.sample import build
 
     check_hostile_text(load(build(), ("dev",)), mutations=1000, byte_strings=200)
 
 
 @pytest.mark.slow
 def test_ten_thousand_mutations_and_a_thousand_byte_strings():
-    from data.sample import build
+    from data.benchmark.sample import build
 
     check_hostile_text(load(build(), ("dev",)), mutations=10_000, byte_strings=1000)

@@ -17,10 +17,11 @@ from conftest import records
 from datasets import Dataset
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 
-from data import sample, spider
-from data.errors import UserError, exit_on_user_error
-from data.execute import GOLD_FAILS, TOO_LONG
-from data.signals import Stop
+from data.benchmark import sample, spider
+from data.benchmark.schema import Benchmark
+from data.common.errors import UserError, exit_on_user_error
+from data.run.signals import Stop
+from data.sqlite.execute import GOLD_FAILS, TOO_LONG
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"]
@@ -38,7 +39,7 @@ def script(request):
 def small(monkeypatch):
     """A little of the sample, since the whole takes longer to encode than to train on."""
 
-    def load(*directory, **options) -> spider.Benchmark:
+    def load(*directory, **options) -> Benchmark:
         benchmark = LOAD(*directory, **options)
         return replace(benchmark, splits={split: examples[:96] for split, examples in benchmark.splits.items()})
 

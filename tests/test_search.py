@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import T5Config
 
-from data import constrained, sample, spider
-from data.execute import TIMED_OUT, Executor
-from data.signals import Stop
+from data.answers import constrained
+from data.benchmark import sample, spider
+from data.run.signals import Stop
+from data.sqlite.execute import TIMED_OUT, Executor
 from data.with_torch.search import Hypotheses
 
 CPU = torch.device("cpu")

@@ -16,8 +16,12 @@ from test_decoder_only import command
 
 import gpt_neox_20b
 import llama_65b
-from data import batches, candidates, sample, spider
-from data.batches import (
+from data.answers import candidates
+from data.benchmark import sample, spider
+from data.benchmark.prompt import CUE, question_first, schema_first
+from data.run.signals import Stop
+from data.training import batches
+from data.training.batches import (
     ATTENTION,
     LONGEST,
     TOGETHER,
@@ -29,8 +33,6 @@ from data.batches import (
     packed_passes,
     shared_tokens,
 )
-from data.prompt import CUE, question_first, schema_first
-from data.signals import Stop
 
 FEW = ["--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
 

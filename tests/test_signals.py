@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data.signals import ENDING
+from data.run.signals import ENDING
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import os, signal, sys, time
-from data.signals import Stop
+from data.run.signals import Stop
 number, ignored = int(sys.argv[1]), sys.argv[2] == "ignored"
 if ignored:
     signal.signal(number, signal.SIG_IGN)
@@ -58,7 +58,7 @@ def test_batch_systems_signals_are_among_them():
 def test_a_launcher_takes_for_sigterm_what_it_does_not_know():
     code = """
 import os, signal, sys
-from data.signals import for_launcher
+from data.run.signals import for_launcher
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(15))
 for_launcher()
 os.kill(os.getpid(), signal.SIGUSR1)

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.errors import UserError, exit_on_user_error
-from data.prompt import prompt
-from data.spider import Benchmark, Example, Schema, inspect, load, parse_schema, schema_of_database, tables_entry
+from data.benchmark.prompt import prompt
+from data.benchmark.schema import Benchmark, Example, Schema
+from data.benchmark.spider import inspect, load, parse_schema, schema_of_database, tables_entry
+from data.common.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parent.parent
 PETS = "CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT); INSERT INTO pet VALUES (1, 'Rex'), (2, 'Tom');"
@@ -588,7 +589,7 @@ def test_names_of_a_database_steer_no_terminal(spider):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_what_an_encoding_lacks_is_replaced(encoding):
-    code = "from data.errors import exit_on_user_error as run; run(lambda: print('é 北'))"
+    code = "from data.common.errors import exit_on_user_error as run; run(lambda: print('é 北'))"
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=environment, timeout=60)
     expected = {"ascii": "? ?\n", "utf-8": "é 北\n"}.get(encoding, "é ?\n")

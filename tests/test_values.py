@@ -7,10 +7,10 @@ from contextlib import closing
 import pytest
 from test_prompt import make_schema
 
-from data import sample, spider
-from data.errors import UserError
-from data.prompt import fit, prompt
-from data.values import A_COLUMN, Values
+from data.benchmark import sample, spider
+from data.benchmark.prompt import fit, prompt
+from data.benchmark.values import A_COLUMN, Values
+from data.common.errors import UserError
 
 CREATE = """
 CREATE TABLE singer (name TEXT, Country TEXT, sex TEXT, age INTEGER);

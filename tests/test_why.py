@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM
 
 import llama_65b
-from data import sample, spider
+from data.benchmark import sample, spider
 
 WHY = Path(__file__).parent / "bench" / "why.py"
 ROWS = ["published", "lora-64-0.001", "qlora-8-0.003", "plain-twice-0.0004", "recipe-0.0004"]

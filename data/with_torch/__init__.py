@@ -1,1 +1,1 @@
-"""What every script does alike with tensors and nobody edits: the only folder of `data/` whose modules import torch."""
+"""What every script does alike with tensors and nobody edits: the only room whose modules import torch."""

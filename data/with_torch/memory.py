@@ -11,8 +11,8 @@ import torch.utils.checkpoint
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from data.errors import UserError
-from data.training import TrainingData
+from data.common.errors import UserError
+from data.training.training_data import TrainingData
 from data.with_torch.search import does_not_fit
 
 ON_CPU = 16_384  # tokens of a forward pass where nothing is measured

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
-from data.constrained import Grammars, Held
-from data.spider import Schema
+from data.answers.constrained import Grammars, Held
+from data.benchmark.schema import Schema
 
 
 @dataclass
@@ -202,7 +202,7 @@ def branch(
 ) -> torch.Tensor:
     """Where each beam of each example has its last token: (packs, examples a pack, beams).
 
-    `trees` are the beginnings of each example's answers, as `data.batches.tree` has them, which stand behind its question in
+    `trees` are the beginnings of each example's answers, as `batches.tree` has them, which stand behind its question in
     a pack; `ends` says where each ends. No beam sees another's tokens, and each stands behind its own: `mask` (packs, 1,
     longest, longest) and `position_ids` (packs, longest) are changed accordingly.
     """

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data.score import Scorer
-from data.spider import load
+from data.answers.score import Scorer
+from data.benchmark.spider import load
 
 
 def main() -> None:

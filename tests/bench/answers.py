@@ -22,12 +22,12 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from data.constrained import Grammars
-from data.execute import FAILS, NO_COLUMN, NO_TABLE, PARSE, TIMED_OUT
-from data.files import write_atomically
-from data.report import markdown
-from data.score import interval
-from data.signals import Stop
+from data.answers.constrained import Grammars
+from data.answers.score import interval
+from data.common.files import write_atomically
+from data.report.curves import markdown
+from data.run.signals import Stop
+from data.sqlite.execute import FAILS, NO_COLUMN, NO_TABLE, PARSE, TIMED_OUT
 
 # name -> whether answers are held to the grammar, and how many candidates there are
 WAYS = {"free": (False, 1), "held": (True, 1), "free-4": (False, 4), "held-4": (True, 4), "held-8": (True, 8)}

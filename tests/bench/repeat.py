@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import llama_65b as script  # noqa: E402
-from data import sample, spider  # noqa: E402
-from data.report import markdown  # noqa: E402
+from data.benchmark import sample, spider  # noqa: E402
+from data.report.curves import markdown  # noqa: E402
 
 PROMPTS = 8
 

@@ -28,8 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data.files import write_atomically  # noqa: E402
-from data.report import markdown  # noqa: E402
+from data.common.files import write_atomically  # noqa: E402
+from data.report.curves import markdown  # noqa: E402
 
 
 @dataclass(frozen=True)

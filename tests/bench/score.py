@@ -15,10 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data.sample import build
-from data.score import Scorer, totals
-from data.spider import Benchmark, load
-from data.sql import SqlSchema, comparable, exact
+from data.answers.score import Scorer, totals
+from data.benchmark.exact_match import SqlSchema, comparable, exact
+from data.benchmark.sample import build
+from data.benchmark.schema import Benchmark
+from data.benchmark.spider import load
 
 
 def median_seconds(repeat: int, work: Callable[[], object]) -> float:

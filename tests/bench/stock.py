@@ -42,9 +42,10 @@ from transformers import default_data_collator as stacked  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data import sample, spider  # noqa: E402
-from data.files import write_atomically  # noqa: E402
-from data.hardware import utilisation  # noqa: E402
+from data.benchmark import sample, spider  # noqa: E402
+from data.benchmark.schema import Benchmark  # noqa: E402
+from data.common.files import write_atomically  # noqa: E402
+from data.run.hardware import utilisation  # noqa: E402
 
 SCRIPTS = ("T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b")
 WIDTH = 512  # to which the published recipe pads and cuts
@@ -71,7 +72,7 @@ class StepSeconds(TrainerCallback):
         self.seconds.append(clock() - self.began)
 
 
-def encoded(script: ModuleType, benchmark: spider.Benchmark, examples: list, tokenizer) -> list[tuple[list[int], list[int]]]:
+def encoded(script: ModuleType, benchmark: Benchmark, examples: list, tokenizer) -> list[tuple[list[int], list[int]]]:
     """Examples -> prompt (with the cue, where the script has one) and answer (with its end), in the script's own tokens."""
     rows = {name: [getattr(example, name) for example in examples] for name in ("question", "db_id", "values", "sql")}
     found = script.encode(rows, benchmark.schemas, tokenizer, sys.maxsize)
@@ -105,7 +106,7 @@ def build(script: ModuleType, args, config, device: torch.device, training: bool
     ))  # fmt: skip
 
 
-def train(script: ModuleType, args, config, benchmark: spider.Benchmark, tokenizer, given: argparse.Namespace) -> dict:
+def train(script: ModuleType, args, config, benchmark: Benchmark, tokenizer, given: argparse.Namespace) -> dict:
     """Train for so many updates -> what they took."""
     gpu = torch.cuda.is_available()
     size = args.batch_size or 1  # T5_3B.py's 0 stands for the table's 1
@@ -147,7 +148,7 @@ def train(script: ModuleType, args, config, benchmark: spider.Benchmark, tokeniz
     )  # fmt: skip
 
 
-def evaluate(script: ModuleType, args, config, benchmark: spider.Benchmark, tokenizer, given: argparse.Namespace) -> dict:
+def evaluate(script: ModuleType, args, config, benchmark: Benchmark, tokenizer, given: argparse.Namespace) -> dict:
     """Answer so many batches of dev -> what they took."""
     gpu = torch.cuda.is_available()
     device, left = torch.device("cuda" if gpu else "cpu"), not config.is_encoder_decoder

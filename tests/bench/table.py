@@ -27,9 +27,9 @@ from pathlib import Path
 
 from scaling import ROOT, WARM_UP, environment, launched
 
-from data.errors import exit_on_user_error
-from data.files import write_atomically
-from data.report import markdown, number
+from data.common.errors import exit_on_user_error
+from data.common.files import write_atomically
+from data.report.curves import markdown, number
 
 
 @dataclass(frozen=True)

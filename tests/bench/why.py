@@ -40,14 +40,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import llama_65b as script  # noqa: E402
-from data import batches, spider  # noqa: E402
-from data.batches import epoch_updates, grouped, shared_tokens  # noqa: E402
-from data.files import write_atomically  # noqa: E402
-from data.prompt import prompt  # noqa: E402
-from data.report import COLOURS, GREY, markdown, write_picture  # noqa: E402
-from data.score import interval  # noqa: E402
-from data.signals import Stop  # noqa: E402
-from data.vary import vary  # noqa: E402
+from data.answers.score import interval  # noqa: E402
+from data.benchmark import spider  # noqa: E402
+from data.benchmark.prompt import prompt  # noqa: E402
+from data.benchmark.schema import Benchmark  # noqa: E402
+from data.common.files import write_atomically  # noqa: E402
+from data.report.curves import COLOURS, GREY, markdown, write_picture  # noqa: E402
+from data.run.signals import Stop  # noqa: E402
+from data.training import batches  # noqa: E402
+from data.training.batches import epoch_updates, grouped, shared_tokens  # noqa: E402
+from data.training.variation import vary  # noqa: E402
 from data.with_torch.search import Hypotheses  # noqa: E402
 
 WIDTH = 512  # to which the published recipe pads and cuts
@@ -156,12 +158,12 @@ def all_rows() -> dict[str, Row]:
 
 
 @cache
-def benchmark_of(data: str, others: bool, values: bool, plain: bool, full: bool) -> spider.Benchmark:
+def benchmark_of(data: str, others: bool, values: bool, plain: bool, full: bool) -> Benchmark:
     return spider.load(data, train_others=others, values=values, plain_sql=plain, full_names=full)
 
 
 def question_twice(question: str, *rest) -> tuple[str, str]:
-    """The prompt with the question again behind the schema: arguments as of `data.prompt.prompt`."""
+    """The prompt with the question again behind the schema: arguments as of `data.benchmark.prompt.prompt`."""
     return "", f"{prompt(question, *rest)}\n{' '.join(question.split())}"
 
 

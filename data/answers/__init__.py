@@ -1,0 +1,1 @@
+"""What a model answered: held to a grammar, chosen among candidates, scored."""

@@ -1,0 +1,72 @@
+"""The answers that a model proposes to one question, and which of them counts: chosen by running them, never by the gold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.answers.score import score
+from data.benchmark.prompt import clean_sql
+from data.benchmark.schema import Benchmark, Example
+from data.sqlite.execute import TOO_LONG, Executor, Limits
+
+
+def candidates(answers: Sequence[tuple[list[int], float]], tokenizer, end: int) -> list[dict]:
+    """Token lists with the mean log-likelihood of their tokens, likeliest first -> dicts of `sql`, `score` and `ended`.
+
+    Of those that read alike the first stays. One that is not `ended` was cut by --max_output_tokens.
+    """
+    texts = tokenizer.batch_decode([tokens for tokens, _ in answers], skip_special_tokens=True)
+    found: dict[str, dict] = {}
+    for text, (tokens, likelihood) in zip(texts, answers):
+        sql = clean_sql(text)
+        found.setdefault(sql, dict(sql=sql, score=likelihood, ended=tokens[-1:] == [end]))
+    return list(found.values())
+
+
+def too_long(tokens: int, limit: int) -> list[dict]:
+    """What stands in the place of candidates where a question, with what of its schema has to stay, takes too many tokens."""
+    message = f"the question takes {tokens:,} tokens, over --max_input_tokens {limit:,}: shorten it"
+    return [dict(sql="", score=0.0, ended=True, error=TOO_LONG, message=message)]
+
+
+def choose(executor: Executor, questions: Sequence[tuple[Path | str, Sequence[dict]]], progress: bool = False) -> list[int]:
+    """For each (database, candidates) the place of the candidate that counts; a single one is not run.
+
+    The first that runs and returns rows, else the first that runs, else the first. Each of several is told what running it
+    came to: its number of `rows`, and its class of `error`, None where it runs.
+    """
+    several = [(database, each) for database, own in questions if len(own) > 1 for each in own]
+    outcomes = executor.outcomes([(database, each["sql"]) for database, each in several], progress)
+    for (_, each), outcome in zip(several, outcomes):
+        each |= dict(rows=outcome.rows, error=outcome.error)
+    return [max(range(len(own)), key=lambda place: (*_worth(own[place]), -place)) for _, own in questions]
+
+
+def _worth(candidate: dict) -> tuple[bool, bool]:
+    return candidate.get("error") is None, bool(candidate.get("rows"))
+
+
+def scored(
+    benchmark: Benchmark,
+    split: str,
+    proposed: Sequence[Sequence[dict]],
+    examples: Sequence[Example],
+    progress: bool = False,
+    seconds: float = Limits.seconds,
+) -> list[dict]:
+    """The scored rows of examples (`score`), with the `candidates` of each and which was `chosen` where there are several.
+
+    `cut` says that the answer that counts was ended by --max_output_tokens and not by the model. `seconds`: the limit of one
+    statement.
+    """
+    databases = [benchmark.databases(example.db_id, split)[0] for example in examples]
+    with Executor(seconds=seconds) as executor:
+        chosen = choose(executor, list(zip(databases, proposed)), progress)
+    predictions = [own[place]["sql"] for own, place in zip(proposed, chosen)]
+    rows = score(benchmark, split, predictions, examples, progress=progress, seconds=seconds)
+    for row, own, place in zip(rows, proposed, chosen):
+        if own[place].get("error") == TOO_LONG:
+            row |= {name: own[place][name] for name in ("error", "message")}
+        row["cut"] = not own[place]["ended"]
+        if len(own) > 1:
+            row |= dict(candidates=list(own), chosen=place)
+    return rows

@@ -1,0 +1,151 @@
+"""Hold what a model writes to the grammar of its database (`data/answers/grammar.py`), token by token, with llguidance.
+
+    https://github.com/guidance-ai/llguidance
+
+Nothing here needs torch: masks are written where the caller's pointer says.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from data.answers.grammar import compiled, grammar
+from data.benchmark.schema import Schema
+from data.common.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+REMEDY = "install it (pip install llguidance==1.9.1), or answer without it: --no-constrained"
+
+
+def grammars_for(base: Mapping, constrained: bool, tokenizer, logits: int) -> "Grammars | None":
+    """The grammars that answers are held to; None where they are not to be, or where a run's spelling has none.
+
+    `base` says how what is trained was asked, `tokenizer` is a fast one of transformers, `logits` how many a model gives for
+    each token. Raises UserError where llguidance is not installed.
+    """
+    if not constrained or not (base["full_names"] or base["plain_sql"]):
+        return None
+    grammars = Grammars(tokenizer, logits)
+    pieces = tokenizer(PROBE, add_special_tokens=False).input_ids
+    known = [piece for piece in pieces if piece != tokenizer.unk_token_id]
+    if grammars.vocabulary.decode_str(known).split() == tokenizer.decode(known).split():
+        return grammars
+    print("answers are not checked against their schemas: llguidance reads the pieces of this tokenizer in another way")
+    return None
+
+
+PROBE = " SELECT count(*) FROM a_1 WHERE b <= 'it is 2.5'"  # what a vocabulary has to write
+
+
+class Grammars:
+    """The grammars of databases over one vocabulary, each compiled when it is first needed."""
+
+    def __init__(self, tokenizer, logits: int):
+        try:
+            from llguidance import LLExecutor
+        except ImportError:
+            raise UserError(f"answers are held to a grammar by llguidance, which is not installed: {REMEDY}") from None
+        self.size, self.tokenizer, self.unknown = logits, tokenizer, tokenizer.unk_token_id
+        self.vocabulary, self.head = vocabulary(tokenizer, logits)
+        self.executor = LLExecutor()
+        self.compiled: dict[Schema, LLMatcher | None] = {}
+        self.unchecked: set[str] = set()
+
+    def matcher(self, schema: Schema) -> "LLMatcher | None":
+        """A matcher at the beginning of an answer; None where the schema has no grammar, which is said once."""
+        if schema not in self.compiled:
+            self.compiled[schema] = self._compile(schema)
+        matcher = self.compiled[schema]
+        return matcher and matcher.deep_copy()
+
+    def _compile(self, schema: Schema) -> "LLMatcher | None":
+        names = [*schema.tables, *(name for table, name in schema.columns if table >= 0)]
+        unknown = {name for name in names if self.unknown in self.tokenizer(name, add_special_tokens=False).input_ids}
+        try:
+            matcher = compiled(self.vocabulary, self.head + grammar(schema, unknown))
+        except ValueError as error:
+            self.give_up(schema, str(error))
+            return None
+        if unknown:
+            what = f"the model's vocabulary cannot write {len(unknown):,} of its names, as {min(unknown)!r}"
+            print(printable(f"answers about {schema.db_id} leave names out: {what}"))
+        return matcher
+
+    def give_up(self, schema: Schema, reason: str) -> None:
+        """Say, once for a schema, why answers about it are not held to it."""
+        if schema.db_id not in self.unchecked:
+            first = reason.strip().splitlines()[0][:200]
+            print(printable(f"not all answers about {schema.db_id} are checked against its schema: {first}"))
+            self.unchecked.add(schema.db_id)
+
+
+def vocabulary(tokenizer, logits: int) -> tuple["LLTokenizer", str]:
+    """llguidance's view of a fast tokenizer of transformers, and what grammars over it begin with."""
+    from llguidance import LLTokenizer
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    spec, head = json.loads(backend.to_str()), ""
+    # llguidance reads from the decoder how a space is written and whether there are bytes
+    if "ByteLevel" in json.dumps([spec["pre_tokenizer"], spec["decoder"]]):
+        spec["decoder"] = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+    elif spec["model"]["type"] == "Unigram":  # of T5's kind, which it does not know
+        kinds = [dict(type="Replace", pattern=dict(String="▁"), content=" "), dict(type="ByteFallback"), dict(type="Fuse")]
+        spec["decoder"] = dict(type="Sequence", decoders=kinds)
+        # what a grammar forces would be tokenised again, which a Unigram model does in other pieces than it writes
+        head = '%llguidance {"no_forcing": true}\n'
+    size = max(logits, len(tokenizer))
+    return LLTokenizer(json.dumps(spec), n_vocab=size, eos_token=tokenizer.eos_token_id), head
+
+
+class Held:
+    """The answers of a batch as they are written, each in `beams` slots: what may follow in each of them."""
+
+    def __init__(
+        self, grammars: Grammars, schemas: Sequence[Schema | None], running: Sequence[Sequence[list[int]]], beams: int
+    ):
+        """`schemas`: of each question, None where there is none; `running`: the tokens that its first slots have so far."""
+        self.grammars, self.beams, self.schemas = grammars, beams, schemas
+        self.words = (grammars.vocabulary.vocab_size + 31) // 32  # of 32 tokens, a bit each
+        self.slots: list[LLMatcher | None] = []
+        for schema, written in zip(schemas, running):
+            for tokens in [*written, *[None] * (beams - len(written))]:
+                matcher = None if schema is None or tokens is None else grammars.matcher(schema)
+                if matcher and tokens:
+                    matcher.consume_tokens(tokens)
+                self.slots.append(matcher)
+
+    def advance(self, parents: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> None:
+        """For each question and slot: the slot that it goes on from, and its next token; -1 where nothing follows."""
+        before, self.slots, moves, taken = self.slots, [], [], set()
+        for question, (sources, following) in enumerate(zip(parents, tokens)):
+            for source, token in zip(sources, following):
+                origin = question * self.beams + source
+                matcher = before[origin] if token >= 0 else None
+                if matcher:
+                    # copied before any of those that go on from it moves
+                    matcher = matcher.deep_copy() if origin in taken else matcher
+                    taken.add(origin)
+                    moves.append((matcher, token))
+                self.slots.append(matcher)
+        if moves:
+            self.grammars.executor.consume_token_par(moves)
+
+    def masks(self, pointer: int) -> list[int]:
+        """Write a row of `words` 32-bit words for each slot to `pointer`, a bit for each token -> the slots without a grammar.
+
+        What their rows hold says nothing. Among them are those in which llguidance finds nothing that may follow, or gives up:
+        what was written so far is not lost.
+        """
+        live = [(matcher, row) for row, matcher in enumerate(self.slots) if matcher]
+        if live:
+            self.grammars.executor.unsafe_compute_mask_ptr(live, pointer, 4 * self.words, len(self.slots))
+        for matcher, row in live:
+            if matcher.is_error():
+                self.grammars.give_up(self.schemas[row // self.beams], matcher.get_error())
+                self.slots[row] = None
+        return [row for row, matcher in enumerate(self.slots) if not matcher]

@@ -1,0 +1,874 @@
+"""A grammar of the SQL statements about one database: what it accepts parses, and names tables and columns that are there.
+
+    python3 -m data.grammar --data DIR [--walk N]
+
+says of each split of a directory in Spider's layout how many gold statements, in each of the two spellings, their database's
+grammar accepts, and which not; `--walk N` writes N statements at random by the grammars, runs them, and says which fail.
+
+`grammar` needs the standard library alone. What it returns is for llguidance (https://github.com/guidance-ai/llguidance): its
+variant of Lark with parametric rules (docs/parametric.md there), where a rule carries 64 bits that alternatives may change and
+ask. They say which tables the SELECT list named, and which FROM has joined, so that a column is taken only with its table.
+
+Rules that stand here because llguidance 1.9.1 needs them:
+- its lexer does not go back: a terminal may end in an optional space, but not in an optional tail behind a space;
+- it completes a rule for every parameter with which the rule began at the same place. So all that changes the parameter (the
+  SELECT list, FROM) is written with each piece naming the next, and only behind FROM, where one value is left, do rules nest;
+- it panics at a rule whose one alternative changes the parameter, and at a recursive rule with a constant one: so the former
+  gets another alternative, never taken, and parameters of SELECTs within are made from the outer one's.
+
+Untrained models write what repeats for ever if they may. Nothing may here: lists, conditions, brackets, texts, numbers, joins,
+set operations and SELECTs within SELECTs all have a longest form.
+"""
+
+import argparse
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.benchmark.prompt import RESERVED, name
+from data.benchmark.sample import build
+from data.benchmark.schema import Example, Schema, database_file
+from data.benchmark.spelling import KEYWORDS, spelled
+from data.benchmark.spider import files_of, read_examples, read_schemas, splits_in
+from data.common.errors import UserError, printable
+from data.sqlite.execute import TIMED_OUT, Executor, explained
+
+# the 64 bits of a parameter: up to TABLE_BITS of them for tables, then
+TABLE_BITS = 53
+COMMAS = "[53:56]"  # between the columns of the SELECT list
+WIDTH = "[56:59]"  # how many columns the SELECT list has to have; 0: as many as it likes
+COMMAS_AND_WIDTH = "[53:59]"
+AGGREGATE = 59  # the SELECT list has an aggregate, so that ORDER BY may, too
+UNORDERED = 60  # a set operation's right side, to which SQLite gives no ORDER BY of its own
+DEPTH = "[61:64]"  # SELECTs around this one, and set operations before it
+DEPTH_BITS = 0b111 << 61
+STAR = 0b111 << 53  # as COMMAS: `*`, of no known width
+MAX_DEPTH, MAX_WIDTH = 5, 7
+MAX_ALIASES, MAX_ALIASED_TABLES, MAX_JOINS = 7, 100, 12
+MAX_NAMES = 20_000  # of a schema's tables and columns, which would take llguidance seconds
+
+COLUMN = "a column of the SELECT list"  # stands in the parts of `_Form.chain`
+
+
+def grammar(schema: Schema, without: Collection[str] = ()) -> str:
+    """llguidance's Lark grammar of the statements about a database, as `data.benchmark.spelling` writes them.
+
+    With the schema's `full_names` columns stand as `table.column` (`qualified`), else with or without their table (`plain`); a
+    table is named once in a FROM clause, or tables have the aliases T1, T2 ... A statement begins with a space, as behind the
+    cue of a decoder-only model. Tables and columns whose names hold control characters, or are among `without`, are left out;
+    of more than 26 tables the grammar does not check that FROM has what a column's name says.
+
+    Raises ValueError, in one line, for a schema of which no column can be named, or one that is too large.
+    """
+    if len(schema.columns) + len(schema.tables) > MAX_NAMES:
+        raise ValueError(f"the database {schema.db_id} has more than {MAX_NAMES:,} tables and columns")
+    names = _Names(schema, without)
+    if not any(names.columns):
+        raise ValueError(f"the database {schema.db_id} has no column that SQL can name")
+    rules = _Rules()
+    rules.add("start", '" " query::0x0')
+    _selects(rules, names)
+    forms: list[_Form] = [_ByName(rules, names)]
+    if len(names.tables) <= MAX_ALIASED_TABLES:
+        forms.append(_ByAlias(rules, names))
+    for form in forms:
+        form.write()
+    return "\n".join([*rules.lines(), *names.lines()]) + TERMINALS
+
+
+TERMINALS = r"""
+COMMA: / ?, ?/
+LP: / ?\( ?/
+OPEN: /\( ?/
+RP: / ?\)/
+COUNT: "COUNT"
+AGG: "COUNT" | "SUM" | "AVG" | "MIN" | "MAX"
+FUNCTION: /ABS|LENGTH|LOWER|UPPER|ROUND|abs|length|lower|upper|round/
+ROUND: "ROUND" | "round"
+CAST: "CAST" | "cast"
+TYPE: "INTEGER" | "INT" | "REAL" | "FLOAT" | "TEXT"
+DIGIT: /[0-9]/
+DISTINCT: "DISTINCT "
+DISTINCT_OF: /DISTINCT ?\( ?/
+OP: / ?[-+*\/] ?/
+CMP: / ?(=|!=|<>|<=|>=|<|>) ?/
+LOGIC: " AND " | " OR "
+LIKE: / (NOT )?LIKE /
+BETWEEN: / (NOT )?BETWEEN /
+NULL: / IS (NOT )?NULL/
+IN: / (NOT )?IN ?\( ?/
+EXISTS: /(NOT )?EXISTS ?\( ?/
+JOIN: / (INNER |CROSS |LEFT |LEFT OUTER )?JOIN / | / ?, ?/
+DIRECTION: " ASC" | " DESC"
+SETOP: / (UNION|UNION ALL|INTERSECT|EXCEPT) /
+LIMIT: / LIMIT [0-9]{1,9}/
+OFFSET: / OFFSET [0-9]{1,9}/
+STRING: /'([^'\x00-\x1f\x7f-\x9f\u2028\u2029]|''){0,200}'/
+literal: STRING | NUMBER
+literals: literal (COMMA literal){0,20}
+UNSIGNED: /[0-9]{1,15}(\.[0-9]{1,15})?/
+NUMBER: /-?[0-9]{1,15}(\.[0-9]{1,15})?/
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# names
+
+
+class _Names:
+    """The tables and columns that SQL can name, and the terminals that hold their spellings.
+
+    `tables`: indices of the schema's tables; `columns`: for each of them, names as SQL may write them -> the tables (places in
+    `tables`) that have a column of that name, in whatever case.
+    """
+
+    def __init__(self, schema: Schema, without: Collection[str] = ()) -> None:
+        self.full = schema.full_names
+        # SQLite's own tables are no part of what is asked, and not in every copy of a database
+        kept = (number for number, table in enumerate(schema.tables) if not table.lower().startswith("sqlite_"))
+        self.tables = [
+            number for number in kept if _is_plain_text(schema.tables[number]) and schema.tables[number] not in without
+        ]
+        self.table_names = [schema.tables[number] for number in self.tables]
+        place = {number: place for place, number in enumerate(self.tables)}
+        owners: dict[str, set[int]] = {}
+        own: list[dict[str, None]] = [{} for _ in self.tables]
+        for table, column in schema.columns:
+            if table in place and _is_plain_text(column) and column not in without:
+                own[place[table]][column] = None
+                owners.setdefault(column.lower(), set()).add(place[table])
+        self.columns = [{column: frozenset(owners[column.lower()]) for column in columns} for columns in own]
+        pairs = {frozenset(place.get(schema.columns[key][0], -1) for key in keys) for keys in schema.foreign_keys}
+        self.linked = sorted(tuple(sorted(pair)) for pair in pairs if len(pair) == 2 and -1 not in pair)
+        self._terminals: dict[str, str] = {}  # regular expression -> terminal
+
+    def terminal(self, kind: str, pattern: str) -> str:
+        """The terminal of a regular expression; equal ones share it, since llguidance tells terminals apart by their names."""
+        return self._terminals.setdefault(pattern, f"{kind}{len(self._terminals)}")
+
+    def table(self, table: int) -> str:
+        """The terminal of a table in FROM."""
+        return self.terminal("TABLE", _either(_spellings(self.table_names[table], loose=True)))
+
+    def column(self, table: int) -> str:
+        """The terminal of a table's columns with its name before them."""
+        columns = _either(text for column in self.columns[table] for text in _spellings(column, loose=True))
+        return self.terminal("COLUMN", rf"{_either(_spellings(self.table_names[table]))}\.{columns}")
+
+    def behind(self, table: int) -> str:
+        """The terminal of a table's columns behind the full stop of an alias."""
+        return self.terminal("NAME", _either(text for column in self.columns[table] for text in _spellings(column, loose=True)))
+
+    def bare(self, table: int, keywords: bool = False) -> Iterator[tuple[str, frozenset[int]]]:
+        """The terminals of a table's columns without its name, each with the tables that have columns of these names.
+
+        `keywords`: only of columns that are called like a keyword, as `count`: `qualified` leaves these as they are.
+        """
+        groups: dict[frozenset[int], list[str]] = {}
+        for column, owners in self.columns[table].items():
+            keyword = column.lower() in KEYWORDS - RESERVED
+            texts = _spellings(column) + ([column.upper(), f'"{column}"'] if keyword else [])
+            if keyword or not keywords:
+                groups.setdefault(owners, []).extend(texts)
+        for owners, texts in groups.items():
+            yield self.terminal("BARE", _either(texts)), owners
+
+    def lines(self) -> Iterator[str]:
+        for pattern, terminal in self._terminals.items():
+            yield f"{terminal}: /{pattern}/"
+
+
+def _is_plain_text(text: str) -> bool:
+    """Whether a name can stand in a statement of one line."""
+    return bool(text) and not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+
+
+def _spellings(text: str, loose: bool = False) -> list[str]:
+    """The ways in which a name may be written: in quotes where it needs them, letters of other scripts also where not.
+
+    `loose`: where no expression may begin, as in FROM and behind a full stop; SQLite takes two words for names there alone.
+    """
+    written = name(text)
+    if written == text and not text.isascii():
+        return [text, f'"{text}"']
+    return [written, text] if loose and text.lower() in ("cast", "raise") else [written]
+
+
+def _either(texts: Iterable[str]) -> str:
+    """A regular expression of exactly these texts."""
+    escaped = ("".join(c if c.isalnum() or c == "_" or ord(c) > 127 else f"\\x{ord(c):02x}" for c in text) for text in texts)
+    return f"({'|'.join(dict.fromkeys(escaped))})"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# rules
+
+
+class _Rules:
+    """Rules and their alternatives, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, dict[str, None]] = {}
+
+    def add(self, rule: str, body: str, condition: str = "") -> None:
+        """One more alternative, with a condition on the parameter if not always."""
+        head = rule if rule == "start" else f"{rule}::_"
+        self._bodies.setdefault(head, {})[body + (f" %if {condition}" if condition else "")] = None
+
+    def lines(self) -> Iterator[str]:
+        for head, bodies in self._bodies.items():
+            changes, asks = any(re.search(r"::(?!_)", body) for body in bodies), any("%if" in body for body in bodies)
+            if head != "start" and (changes and len(bodies) == 1 or not (asks or any("::" in body for body in bodies))):
+                # never taken; a single alternative would be put in place of the rule, and a rule has to use its parameter
+                bodies = [*bodies, "COMMA %if not(true)"]
+            yield f"{head}: " + "\n  | ".join(bodies)
+
+
+def _all(conditions: Sequence[str]) -> str:
+    return _joined("and", conditions)
+
+
+def _any(conditions: Sequence[str]) -> str:
+    return _joined("or", conditions)
+
+
+def _both(one: str, other: str) -> str:
+    """Two conditions, of which either may be empty: always."""
+    return _all([condition for condition in (one, other) if condition])
+
+
+def _joined(function: str, conditions: Sequence[str]) -> str:
+    """Conditions under a function that takes two, as a balanced tree: the depth of brackets is limited."""
+    if len(conditions) < 2:
+        return "".join(conditions)
+    half = len(conditions) // 2
+    return f"{function}({_joined(function, conditions[:half])}, {_joined(function, conditions[half:])})"
+
+
+WITHIN = f"lt({DEPTH}, {MAX_DEPTH})"
+SCALAR = f"scalar::bit_and({DEPTH_BITS:#x})"  # a SELECT of one column
+INNER = f"inner::bit_and({DEPTH_BITS:#x})"  # of any
+
+
+def _selects(rules: _Rules, names: _Names) -> None:
+    """The SELECTs by what stands around them; how each goes on is `body`."""
+    rules.add("query", '"SELECT " body::_')
+    subquery = f"OPEN {SCALAR} RP"  # without FROM, what is neither a number nor a text that the question need not ask for
+    for given in (subquery, f"{subquery} OP {subquery}", f"{subquery} OP UNSIGNED"):
+        rules.add("query", f'"SELECT " {given}')
+    rules.add("inner", f'"SELECT " body::incr({DEPTH})')
+    rules.add("scalar", f'"SELECT" one::incr({DEPTH})')
+    rules.add("one", f'" " body::bit_or({1 << 56:#x})')
+    for width in range(1, MAX_WIDTH + 1):
+        rules.add(f"right{width}", f'"SELECT" wide{width}::incr({DEPTH})')
+        rules.add(f"wide{width}", f'" " body::bit_or({width << 56 | 1 << UNORDERED:#x})')
+
+
+LIMITS = ("", "LIMIT", "LIMIT OFFSET")
+
+
+class _Form:
+    """The rules of a SELECT whose tables are all called in one way: `mark` stands before their names.
+
+    Subclasses say how a column stands in the SELECT list, where the tables are still to come, how it does behind FROM, and
+    what FROM looks like.
+    """
+
+    mark = ""
+
+    def __init__(self, rules: _Rules, names: _Names) -> None:
+        self.rules, self.names = rules, names
+        self.places = range(len(names.tables))
+        self._chains: dict[tuple, str] = {}
+
+    def add(self, rule: str, body: str, condition: str = "") -> None:
+        self.rules.add(self.mark + rule, body, condition)
+
+    def write(self) -> None:
+        self.select_list()
+        self.from_clause()
+        self.columns()
+        self.keys()
+        self.clauses()
+        for having in ("", "h"):
+            self.conditions(having)
+            self.expressions(having)
+
+    def listed(self, then: str) -> Iterator[tuple[str, str]]:
+        """Alternatives (body, condition) for a column of the SELECT list, behind which the rule `then` goes on."""
+        raise NotImplementedError
+
+    def from_clause(self) -> None:
+        """The rule `from`, and those behind it up to `done`."""
+        raise NotImplementedError
+
+    def columns(self) -> None:
+        """The rules `col`, for a column behind FROM, and `oncol`, for one within, where a table to come may have its like."""
+        raise NotImplementedError
+
+    def with_columns(self) -> list[int]:
+        """The tables that have columns."""
+        return [table for table in self.places if self.names.columns[table]]
+
+    def in_from(self, table: int) -> str:
+        """The condition, behind FROM, that it has a table."""
+        raise NotImplementedError
+
+    def has_columns(self) -> str:
+        """The condition that a table in FROM has columns; empty where every table has."""
+        some = self.with_columns()
+        return _any([self.in_from(table) for table in some]) if len(some) < len(self.places) else ""
+
+    def chain(self, parts: tuple, then: str) -> str:
+        """The rule for some parts, then `then`: terminals, COLUMN, (terminals, change of the parameter, condition)."""
+        if not parts:
+            return then
+        key = parts, then
+        if key not in self._chains:
+            self._chains[key] = rule = f"{self.mark}c{len(self._chains)}"
+            behind = self.chain(parts[1:], then)
+            if parts[0] == COLUMN:
+                for body, condition in self.listed(behind):
+                    self.rules.add(rule, body, condition)
+            else:
+                symbols, change, condition = parts[0] if isinstance(parts[0], tuple) else (parts[0], "_", "")
+                self.rules.add(rule, f"{symbols} {behind}::{change}", condition)
+        return self._chains[key]
+
+    def either(self, rule: str, forms: Iterable[tuple], then: str) -> str:
+        """A rule that goes through one of several forms to `then`."""
+        rule = f"{self.mark}{rule}"
+        for parts in forms:
+            self.rules.add(rule, f"{self.chain(parts, then)}::_")
+        return rule
+
+    def made_of_columns(self, aggregate: tuple[str, str, str]) -> list[tuple]:
+        """What else may begin a column of the SELECT list, as parts."""
+        case = ('"CASE WHEN "', COLUMN, 'CMP literal " THEN " literal " ELSE " literal " END"')
+        return [
+            (aggregate, COLUMN, "OP", COLUMN, "RP"),
+            (aggregate, *case, "RP"),
+            ("FUNCTION LP", COLUMN, "RP"),
+            ("ROUND LP", COLUMN, "COMMA DIGIT RP"),
+            ("ROUND LP", aggregate, COLUMN, "RP", "COMMA DIGIT RP"),
+            ("CAST LP", COLUMN, '" AS " TYPE RP'),
+            case,
+        ]
+
+    def select_list(self) -> None:
+        """From behind SELECT to FROM. A column has one operator at most, or two where brackets hold the first."""
+        item, end, ended = (self.mark + rule for rule in ("item", "itemend", "itemended"))
+        aggregate = "AGG LP", f"set_bit({AGGREGATE})", ""
+        plain_operands = [
+            (COLUMN,),
+            (aggregate, COLUMN, "RP"),
+            (aggregate, "DISTINCT", COLUMN, "RP"),
+            (('COUNT LP "*" RP', f"set_bit({AGGREGATE})", ""),),
+            ((f"OPEN {SCALAR} RP", "_", WITHIN),),
+        ]
+        second = self.either("second", plain_operands, ended)
+        self.either("item", plain_operands + self.made_of_columns(aggregate), end)
+        self.rules.add(item, f"{self.chain(('OPEN', COLUMN, 'OP', COLUMN, 'RP'), end)}::_")
+        self.add("itemend", f"{ended}::_")
+        self.add("itemend", f"OP {second}::_")
+        self.add("itemend", f"OP UNSIGNED {ended}::_")
+        more = [f"and(eq({WIDTH}, {width}), lt({COMMAS}, {width - 1}))" for width in range(2, MAX_WIDTH + 1)]
+        free = f"and(eq({WIDTH}, 0), lt({COMMAS}, {MAX_WIDTH - 1}))"
+        self.add("itemended", f"COMMA {item}::incr({COMMAS})", _any([free, *more]))
+        right = [f"eq({COMMAS_AND_WIDTH}, {width << 3 | width - 1})" for width in range(1, MAX_WIDTH + 1)]
+        self.add("itemended", f'" FROM " {self.mark}from::_', _any([f"eq({WIDTH}, 0)", *right]))
+        self.rules.add("body", f"{item}::_")
+        self.rules.add("body", f"DISTINCT {item}::_")
+        self.rules.add("body", f"DISTINCT_OF {self.chain((COLUMN, 'RP'), ended)}::_")
+        for distinct in ("", "DISTINCT "):
+            self.rules.add("body", f'{distinct}"*" {self.mark}all::bit_or({STAR:#x})', f"eq({WIDTH}, 0)")
+        self.add("all", f'" FROM " {self.mark}from::_')
+
+    def clauses(self) -> None:
+        """All behind FROM. Aggregates stand in HAVING, and in ORDER BY behind GROUP BY or where the SELECT list has some."""
+        m = self.mark
+        some = self.has_columns()
+        for where, condition in (("", ""), (f'" WHERE " {m}cond::_ ', some)):
+            for bit, after in (("clear", "after"), ("set", "hafter")):
+                self.add("done", f"{where}{m}{after}::_", _both(condition, f"bit_{bit}({AGGREGATE})"))
+            self.add("done", f'{where}" HAVING " {m}hcond::_ {m}hafter::_', _both(some, f"bit_set({AGGREGATE})"))
+            self.add("done", f'{where}" GROUP BY " {m}groups::_ {m}hafter::_', some)
+            self.add("done", f'{where}" GROUP BY " {m}groups::_ " HAVING " {m}hcond::_ {m}hafter::_', some)
+        for number in range(1, 6):
+            self.add("groups", " COMMA ".join([f"{m}col::_"] * number))
+        self.add("groups", f"OPEN {m}col::_ RP")
+        for limit in LIMITS:
+            for h in ("", "h"):
+                self.add(f"{h}after", limit or '""')
+                self.add(f"{h}after", f'" ORDER BY " {m}{h}terms::_ {limit}', _both(some, f"bit_clear({UNORDERED})"))
+        for h in ("", "h"):
+            for number in range(1, 5):
+                self.add(f"{h}terms", " COMMA ".join([f"{m}{h}term::_"] * number))
+            for direction in ("", " DIRECTION"):
+                self.add(f"{h}term", f"{m}{h}expr::_{direction}")
+                self.add(f"{h}term", f"{m}{h}expr::_ CMP literal{direction}")
+                for position in range(1, MAX_WIDTH + 1):
+                    self.add(f"{h}term", f'"{position}"{direction}', f"and(ge({COMMAS}, {position - 1}), lt({COMMAS}, 7))")
+            self.set_operations(f"{h}after")
+
+    def set_operations(self, after: str) -> None:
+        """Behind a SELECT one of as many columns."""
+        for width in range(1, MAX_WIDTH + 1):
+            fits = f"and(eq({COMMAS}, {width - 1}), {WITHIN})"
+            self.add(after, f"SETOP right{width}::bit_and({DEPTH_BITS:#x})", fits)
+
+    def conditions(self, h: str) -> None:
+        """Comparisons, up to six at a level, and two levels of brackets."""
+        m = self.mark + h
+        for level, inner in (("cond", "cond1"), ("cond1", "cond2"), ("cond2", "")):
+            pred = level.replace("cond", "pred")
+            for number in range(1, 7 if level == "cond" else 5):
+                self.add(f"{h}{level}", " LOGIC ".join([f"{m}{pred}::_"] * number))
+            self.add(f"{h}{pred}", f"{m}test::_")
+            if inner:
+                self.add(f"{h}{pred}", f"OPEN {m}{inner}::_ RP")
+                self.add(f"{h}{pred}", f'"NOT " OPEN {m}{inner}::_ RP')
+        for body in ("CMP {v}", "LIKE STRING", 'BETWEEN {v} " AND " {v}', "NULL", "IN literals RP"):
+            self.add(f"{h}test", f"{m}expr::_ " + body.format(v=f"{m}value::_"))
+        self.add(f"{h}test", f'"NOT " {m}expr::_ LIKE STRING')
+        self.add(f"{h}test", f'"NOT " {m}expr::_ CMP {m}value::_')
+        self.add(f"{h}test", f"{m}expr::_ IN {SCALAR} RP", WITHIN)
+        self.add(f"{h}test", f"EXISTS {INNER} RP", WITHIN)
+        self.add(f"{h}test", f"OPEN {SCALAR} RP CMP {m}value::_", WITHIN)
+
+    def expressions(self, h: str) -> None:
+        """Columns and, with `h`, aggregates, and what is made of them; one operator at most."""
+        m, mh = self.mark, self.mark + h
+        for body in ("literal", f"{mh}expr::_"):
+            self.add(f"{h}value", body)
+        self.add(f"{h}value", f"OPEN {SCALAR} RP", WITHIN)
+        unit = f"{mh}unit::_"
+        # a sign behind an operator could begin a comment: `--1`
+        for body in (unit, f"{unit} OP {unit}", f"{unit} OP UNSIGNED", f"OPEN {unit} OP {unit} RP", f"OPEN {unit} RP"):
+            self.add(f"{h}expr", body)
+        units = [f"{m}col::_", f"FUNCTION LP {m}col::_ RP", f'CAST LP {m}col::_ " AS " TYPE RP']
+        if h:
+            units += ['COUNT LP "*" RP', f"AGG LP {m}col::_ RP", f"AGG LP DISTINCT {m}col::_ RP"]
+            units += [f"AGG LP {m}col::_ OP {m}col::_ RP"]
+        for body in units:
+            self.add(f"{h}unit", body)
+
+    def on(self, rule: str, then: str) -> None:
+        """What may stand behind a table that is joined, then `then`."""
+        self.add(rule, f"{self.mark}{then}::_")
+        self.add(rule, f'" ON " {self.mark}keys::_ {self.mark}{then}::_', self.has_columns())
+
+    def keys(self) -> None:
+        """What tables are joined on."""
+        for number in range(1, 5):
+            self.add("keys", " LOGIC ".join([f"{self.mark}key::_"] * number))
+        col = f"{self.mark}oncol::_"
+        for body in (f"{col} CMP {col}", f"{col} CMP literal", f"OPEN {col} CMP {col} RP"):
+            self.add("key", body)
+
+
+# the states of a table, two bits: its column stands in the SELECT list, and FROM is still to have it; FROM has it; FROM may not
+# have it, since a column that stands without its table would be of two
+NAMED, JOINED, BARRED = 1, 2, 3
+
+
+class _ByName(_Form):
+    """Tables by their names, each once in FROM."""
+
+    def __init__(self, rules: _Rules, names: _Names) -> None:
+        super().__init__(rules, names)
+        self.checked = 2 * len(names.tables) <= TABLE_BITS
+
+    def state(self, table: int) -> str:
+        return f"[{2 * table}:{2 * table + 2}]"
+
+    def is_joined(self, table: int) -> str:
+        return f"eq({self.state(table)}, {JOINED})"
+
+    def is_not_joined(self, table: int) -> str:
+        return f"ne({self.state(table)}, {JOINED})"
+
+    def settled(self, table: int) -> str:
+        return f"ne({self.state(table)}, {NAMED})"
+
+    def barred(self, tables: Iterable[int]) -> int:
+        return sum(BARRED << 2 * table for table in tables)
+
+    def in_from(self, table: int) -> str:
+        return self.is_joined(table) if self.checked else "true"
+
+    def listed(self, then: str) -> Iterator[tuple[str, str]]:
+        for table in self.with_columns():
+            if not self.checked:
+                yield f"{self.names.column(table)} {then}::_", ""
+                continue
+            open_ = f"bit_clear({2 * table + 1})"
+            yield f"{self.names.column(table)} {then}::set_bit({2 * table})", open_
+            for terminal, owners in self.names.bare(table, keywords=self.names.full):
+                others = sorted(owners - {table})
+                conditions = [open_, *(self.settled(other) for other in others)]
+                yield f"{terminal} {then}::bit_or({NAMED << 2 * table | self.barred(others):#x})", _all(conditions)
+        if not self.checked:
+            for terminal in dict.fromkeys(
+                terminal for table in self.places for terminal, _ in self.names.bare(table, self.names.full)
+            ):
+                yield f"{terminal} {then}::_", ""
+
+    def from_clause(self) -> None:
+        nothing_named = f"is_zeros([0:{2 * len(self.places)}])" if self.checked else ""
+        inner = f"OPEN {INNER} RP"
+        for alias in ("", ' " AS T1"'):
+            self.add("from", f"{inner}{alias} subquery::_", _both(WITHIN, nothing_named))
+        for limit in LIMITS:
+            self.add("subquery", limit or '""')
+        self.set_operations("subquery")
+        for table in self.places:
+            if self.checked:
+                once = f"bit_clear({2 * table + 1})"
+                unname, join = f"clear_bit({2 * table})", f"set_bit({2 * table + 1})"
+            else:  # a counter of joins instead
+                once, unname, join = f"lt([0:4], {MAX_JOINS})", "_", "incr([0:4])"
+            # whether a table is the last is asked at the terminal before its name, or at the name: where an alternative begins
+            # with a rule, llguidance multiplies the condition out, to see what may be empty
+            others = [self.settled(other) for other in self.places if other != table] if self.checked else []
+            for then, last in (("joins", []), ("done", others)):
+                self.add("from", f"first{table}{then}::{unname}", once)
+                self.add(f"first{table}{then}", f"{self.names.table(table)} {then}::{join}", _all(last))
+                self.add("joins", f"JOIN next{table}{then}::{unname}", _all([once, *last]))
+                self.add(f"next{table}{then}", f"{self.names.table(table)} on{then}::{join}")
+                if self.checked:
+                    self.using(table, f"next{table}{then}", f"{then}::{join}")
+        for then in ("joins", "done"):
+            self.on(f"on{then}", then)
+
+    def using(self, table: int, rule: str, then: str) -> None:
+        """`USING (column)`, of a column that one table before it has, and few in all: else conditions would grow long."""
+        for terminal, owners in self.names.bare(table):
+            others = sorted(owners - {table})
+            one = [_all([self.is_joined(t), *(self.is_not_joined(s) for s in others if s != t)]) for t in others]
+            if 0 < len(one) < 6:
+                self.add(rule, f'{self.names.table(table)} " USING" LP {terminal} RP {then}', _any(one))
+
+    def columns(self) -> None:
+        for table in self.with_columns():
+            here = self.is_joined(table) if self.checked else ""
+            self.add("col", self.names.column(table), here)
+            self.add("oncol", self.names.column(table), here)
+            for terminal, owners in self.names.bare(table, keywords=self.names.full):
+                others = sorted(owners - {table})
+                alone = _all([self.is_joined(table), *(self.is_not_joined(other) for other in others)])
+                self.add("col", terminal, alone if self.checked else "")
+                if not others:
+                    self.add("oncol", terminal, here)
+
+    def set_operations(self, after: str) -> None:
+        """Behind `SELECT *`, whose width nobody counted, one of the same tables; these are one, or two that a key links."""
+        super().set_operations(after)
+        size = len(self.places)
+        for tables in [(table,) for table in self.places] + self.names.linked if self.checked else ():
+            mine = sum(NAMED << 2 * table for table in tables)
+            rule = "stars" + "x".join(map(str, tables))
+            fits = _all([f"eq({COMMAS}, 7)", f"eq([0:{2 * size}], {mine << 1})", WITHIN])
+            self.add(after, f"SETOP {rule}::bit_and({DEPTH_BITS:#x})", fits)
+            barred = self.barred(set(self.places) - set(tables))
+            self.rules.add(rule, f'"SELECT" {rule}all::incr({DEPTH})')
+            self.rules.add(f"{rule}all", f'" *" all::bit_or({STAR | 1 << UNORDERED | mine | barred:#x})')
+
+
+class _ByAlias(_Form):
+    """Tables with the aliases T1, T2 ..., each of which has some bits for its table, and one that says that FROM is to have it.
+
+    A column behind an alias in the SELECT list decides on the alias's table. Where there are bits left, one a table says that a
+    column of its, and of no other table, stands in the SELECT list without an alias, so that FROM is to have it once.
+    """
+
+    mark = "a"
+
+    def __init__(self, rules: _Rules, names: _Names) -> None:
+        super().__init__(rules, names)
+        size = len(self.places)
+        self.bits = size.bit_length()
+        with_bare = min(MAX_ALIASES, (TABLE_BITS - size - 1) // (self.bits + 1))
+        self.with_bare = with_bare >= 4
+        self.aliases = range(with_bare if self.with_bare else min(MAX_ALIASES, TABLE_BITS // (self.bits + 1)))
+        self.bare = size if self.with_bare else 0  # a bit: FROM is still to have the table of a column without alias
+        self.awaited = self.bare + self.with_bare  # bits: FROM is still to have these aliases
+        self.slots = self.awaited + len(self.aliases)
+
+    def low(self, alias: int) -> int:
+        """The first bit of an alias's table: 0 for none yet, else 1 + table."""
+        return self.slots + alias * self.bits
+
+    def bits_of(self, alias: int) -> str:
+        return f"[{self.low(alias)}:{self.low(alias) + self.bits}]"
+
+    def stands_for(self, alias: int, table: int) -> str:
+        return f"eq({self.bits_of(alias)}, {table + 1})"
+
+    def in_from(self, table: int) -> str:
+        return _any([self.stands_for(alias, table) for alias in self.aliases])
+
+    def alias(self, alias: int) -> str:
+        """The terminal of an alias and a full stop."""
+        return self.names.terminal("ALIAS", rf"[Tt]{alias + 1}\.")
+
+    def made_of_columns(self, aggregate: tuple[str, str, str]) -> list[tuple]:
+        return [(aggregate, COLUMN, "OP", COLUMN, "RP")]  # the rest would double the time that a grammar takes to compile
+
+    def alone(self, table: int) -> Iterator[str]:
+        """The terminals of a table's columns that no other table has."""
+        return (terminal for terminal, owners in self.names.bare(table) if len(owners) == 1)
+
+    def listed(self, then: str) -> Iterator[tuple[str, str]]:
+        last = self.aliases[-1]
+        for alias in self.aliases:
+            rule = f"{then}of{alias}"
+            yield f"{self.alias(alias)} {rule}::_", f"bit_clear({self.bare})" if self.with_bare and alias == last else ""
+            for table in self.with_columns():
+                free = f"or(eq({self.bits_of(alias)}, 0), {self.stands_for(alias, table)})"
+                free = _both(free, f"bit_clear({table})" if self.with_bare else "")
+                decided = table + 1 << self.low(alias) | 1 << self.awaited + alias
+                self.rules.add(rule, f"{self.names.behind(table)} {then}::bit_or({decided:#x})", free)
+        named = f"[0:{self.bare}]"
+        for table in self.places if self.with_bare else ():
+            once = f"and(or(is_zeros({named}), eq({named}, {1 << table})), not({self.in_from(table)}))"
+            once = f"and({once}, eq({self.bits_of(last)}, 0))"
+            for terminal in self.alone(table):
+                yield f"{terminal} {then}::bit_or({1 << table | 1 << self.bare:#x})", once
+
+    def available(self, alias: int, table: int) -> str:
+        """The condition that a table may have an alias: it is free, or awaited with this table.
+
+        The last alias is kept for the table that FROM is to have for a column without alias.
+        """
+        free = f"eq({self.bits_of(alias)}, 0)"
+        if alias == self.aliases[-1] and self.with_bare:
+            free = f"and({free}, or(bit_clear({self.bare}), bit_set({table})))"
+        return f"or({free}, and(bit_set({self.awaited + alias}), {self.stands_for(alias, table)}))"
+
+    def from_clause(self) -> None:
+        for table in self.places:
+            written, some = self.names.table(table), _any([self.available(alias, table) for alias in self.aliases])
+            once = f"or(bit_clear({table}), bit_set({self.bare}))" if self.with_bare else ""
+            self.add("from", f"{written} afirst{table}::_", some)
+            self.add("joins", f"JOIN anext{table}::_", _both(once, some))
+            self.add(f"next{table}", f"{written} aother{table}::_")
+            for alias in self.aliases:
+                taken, available = f"bit_or({table + 1 << self.low(alias):#x})", self.available(alias, table)
+                for place in ("first", "other"):
+                    if not self.with_bare:
+                        self.add(f"{place}{table}", f"{place}as{alias}::{taken}", available)
+                        continue
+                    self.add(f"{place}{table}", f"{place}as{alias}::{taken}", f"and(bit_clear({table}), {available})")
+                    self.add(f"{place}{table}", f"{place}as{alias}bare::{taken}", f"and(bit_set({table}), {available})")
+        for alias in self.aliases:
+            called = self.names.terminal("AS", rf" (AS )?[Tt]{alias + 1}")
+            for place, then in (("first", "ajoins"), ("other", "aon")):
+                for which, found in (("", 0), ("bare", 1 << self.bare)) if self.with_bare else (("", 0),):
+                    awaited = ~(found | 1 << self.awaited + alias) & 2**64 - 1
+                    self.rules.add(f"{place}as{alias}{which}", f"{called} {then}::bit_and({awaited:#x})")
+        self.on("on", "joins")
+        self.add("joins", "adone::_", f"is_zeros([{self.bare}:{self.slots}])")
+
+    def columns(self) -> None:
+        for alias in self.aliases:
+            known = _any([self.stands_for(alias, table) for table in self.with_columns()])
+            self.add("col", f"{self.alias(alias)} acolof{alias}::_", known)
+            joined = f"and(bit_clear({self.awaited + alias}), {known})"
+            self.add("oncol", f"{self.alias(alias)} acolof{alias}::_", joined)
+            for table in self.with_columns():
+                self.add(f"colof{alias}", self.names.behind(table), self.stands_for(alias, table))
+        for table in self.places:
+            once = [
+                _all([self.stands_for(a, table), *(f"not({self.stands_for(b, table)})" for b in self.aliases if b != a)])
+                for a in self.aliases
+            ]
+            for terminal in self.alone(table):
+                self.add("col", terminal, _any(once))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the command
+
+FORMS = {True: "full names", False: "one spelling"}  # by `Schema.full_names`
+WALK_SECONDS = 0.1  # of a walked statement; many join tables on nothing
+LONG = 120  # characters from which on a walk ends where it can
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A gold statement that its grammar does not accept, as far as it does and from there on; `reason` where there is none."""
+
+    example: Example
+    accepted: str
+    rest: str
+    reason: str = ""
+
+
+def compiled(vocabulary, lark: str):
+    """llguidance's matcher of a grammar over a vocabulary of its own. Raises ValueError, in one line, where it refuses it."""
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark), log_level=0)
+    if matcher.is_error():
+        raise ValueError(f"llguidance: {matcher.get_error().splitlines()[0]}")  # behind it stands the whole grammar
+    return matcher
+
+
+class Matchers:
+    """llguidance's matchers of databases' grammars, over bytes, each compiled once.
+
+    Raises UserError where llguidance is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from llguidance import LLTokenizer
+        except ImportError:
+            raise UserError("llguidance is not installed, which reads the grammar: pip install llguidance==1.9.1") from None
+        self._bytes = LLTokenizer("byte")
+        self._compiled: dict[Schema, object] = {}
+
+    def matcher(self, schema: Schema):
+        """A matcher at the start of a statement. Raises ValueError for a schema without grammar."""
+        if schema not in self._compiled:
+            self._compiled[schema] = compiled(self._bytes, grammar(schema))
+        return self._compiled[schema].deep_copy()
+
+    def accepted(self, sql: str, schema: Schema) -> tuple[bool, int]:
+        """Whether a statement is one of the grammar's, and how many of its characters may begin one."""
+        matcher, text = self.matcher(schema), list(f" {sql}".encode())
+        taken = matcher.validate_tokens(text)
+        whole = taken == len(text) and matcher.consume_tokens(text) and matcher.is_accepting()
+        return whole, max(0, len(bytes(text[:taken]).decode(errors="ignore")) - 1)
+
+    def walk(self, schema: Schema, rng: random.Random) -> str:
+        """A statement at random: bytes that may follow, evenly, but for what keeps texts, numbers and the whole short."""
+        matcher, written = self.matcher(schema), bytearray()
+        while True:
+            mask = int.from_bytes(matcher.compute_bitmask(), "little")
+            allowed = [byte for byte in range(256) if mask >> byte & 1]
+            quoted = re.sub(rb'"[^"]*("|$)', b"", written).count(b"'") % 2 == 1  # names in double quotes may hold one
+            if matcher.is_accepting() and (not allowed or rng.random() < (0.5 if len(written) < LONG else 1)):
+                return written.decode().strip()
+            if quoted:
+                allowed = [byte for byte in allowed if chr(byte) in "'abcxyz%_ "]
+            elif written.endswith(b"'"):  # a quote that closes, not one of two
+                allowed = [byte for byte in allowed if byte != ord("'")]
+            closing = [byte for byte in allowed if byte in b"')"]
+            if closing and (rng.random() < 0.3 or len(written) > LONG):
+                allowed = closing
+            elif not quoted and rng.random() < 0.7:  # fewer brackets, lists and numbers, which else would be most of it
+                allowed = [byte for byte in allowed if byte not in b"(,0123456789"] or allowed
+            byte = rng.choice(allowed)
+            matcher.consume_token(byte)
+            written.append(byte)
+
+
+def refusals(examples: Iterable[Example], schemas: dict[str, Schema], full_names: bool, matchers: Matchers) -> list[Refusal]:
+    """The examples whose gold, in one of the two spellings, their database's grammar does not accept."""
+    found, known = [], {}
+    for example in examples:
+        schema = replace(schemas[example.db_id], full_names=full_names)
+        sql = spelled(example.sql, schema)
+        if (schema.db_id, sql) not in known:
+            try:
+                known[schema.db_id, sql] = (*matchers.accepted(sql, schema), "")
+            except ValueError as error:
+                known[schema.db_id, sql] = False, 0, str(error)
+        whole, taken, reason = known[schema.db_id, sql]
+        if not whole:
+            found.append(Refusal(example, sql[:taken], sql[taken:], reason))
+    return found
+
+
+def walked(
+    databases: dict[Path, Schema], count: int, matchers: Matchers, seed: int = 0
+) -> list[tuple[str, str, str, str | None, str]]:
+    """`count` statements at random, spread over databases and spellings, as they run.
+
+    Each is (db_id, spelling, SQL, class of `data.sqlite.execute.ERROR_CLASSES` or None, message).
+    """
+    rng = random.Random(seed)
+    whole = [(path, replace(schema, full_names=full)) for path, schema in databases.items() for full in FORMS]
+    usable = []
+    for path, schema in whole:
+        try:
+            matchers.matcher(schema)
+        except ValueError:
+            continue
+        usable.append((path, schema))
+    jobs = [usable[i % len(usable)] for i in range(count)] if usable else []
+    statements = [matchers.walk(schema, rng) for _, schema in jobs]
+    with Executor(seconds=WALK_SECONDS) as executor:
+        results = executor.run([(path, sql) for (path, _), sql in zip(jobs, statements)], progress=True)
+    return [
+        (schema.db_id, FORMS[schema.full_names], sql, result.error, result.message)
+        for (_, schema), sql, result in zip(jobs, statements, results)
+    ]
+
+
+def walk_report(rows: Sequence[tuple[str, str, str, str | None, str]]) -> list[str]:
+    """How many walked statements run, and what does not, by class and message, with an example of each."""
+    failing = [row for row in rows if row[3] not in (None, TIMED_OUT)]
+    running = len(rows) - len(failing)
+    stopped = sum(row[3] == TIMED_OUT for row in rows)
+    share = _share(running, len(rows))
+    lines = [f"walked: {running:,} of {len(rows):,} statements run ({share}), {stopped:,} of them until {WALK_SECONDS:g} s"]
+    # names and numbers in a message make no other kind
+    kinds = Counter(re.sub(r"(?<=: )\S.*|\d+", "...", explained(error, message)) for *_, error, message in failing)
+    for kind, number in kinds.most_common():
+        db_id, form, sql, error, message = next(
+            row for row in failing if re.sub(r"(?<=: )\S.*|\d+", "...", explained(row[3], row[4])) == kind
+        )
+        lines.append(f"  {number:,} of {kind}, as {explained(error, message)} ({db_id}, {form}): {sql}")
+    return lines
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.2%}" if whole else "-"
+
+
+def check(root: Path, walk: int = 0) -> Iterator[str]:
+    """What the command says of a directory, line by line. Raises UserError for a directory without any of the splits."""
+    matchers, databases = Matchers(), {}
+    for split in splits_in(root):
+        path, tables, folder = files_of(root, split)
+        schemas = read_schemas(tables)
+        examples = read_examples([path], schemas)
+        for full_names, form in FORMS.items():
+            found = refusals(examples, schemas, full_names, matchers)
+            count = len(examples) - len(found)
+            yield f"{split}, {form}: {count:,} of {len(examples):,} gold statements accepted ({_share(count, len(examples))})"
+            for refusal in found:
+                place = refusal.reason or f"{refusal.accepted} >>> {refusal.rest or '(goes on)'}"
+                yield f"  example {refusal.example.index} ({refusal.example.db_id}): {place}"
+        for db_id in sorted({example.db_id for example in examples}):
+            path = database_file(folder, db_id)
+            if path.is_file() and schemas[db_id] not in databases.values():
+                databases[path] = schemas[db_id]
+    if walk:
+        yield from walk_report(walked(databases, walk, matchers))
+
+
+def main() -> None:
+    summary, _, description = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m data.grammar",
+        description=summary,
+        epilog=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", metavar="DIR", required=True, help="directory in Spider's layout, or `sample`")
+    parser.add_argument("--walk", type=int, default=0, metavar="N", help="also write and run N statements at random")
+    args = parser.parse_args()
+    if args.walk < 0:
+        raise UserError("--walk has to be 0 or more")
+    if args.data == "sample":
+        args.data = build()
+    for line in check(Path(args.data), args.walk):
+        print(printable(line), flush=True)

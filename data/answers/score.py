@@ -1,0 +1,438 @@
+"""Score predictions as Spider does: execution accuracy, exact set match, hardness, and what went wrong.
+
+    python3 -m data.score RUN_FOLDER
+    python3 -m data.score --predictions predicted.sql --gold dev_gold.sql --data DIR --out OUT
+
+The first form scores a run's `predictions.jsonl` again, with the data that its `args.json` names (or `--data`), and
+rewrites it and the figures in `result.json`. The second scores one prediction a line against `SQL<tab>db_id` lines, as the
+line stands, or with `--clean` what SQL a run would take out of it; `--out` writes `predictions.jsonl` and `result.json`. No
+model is needed, nor any package that runs one.
+
+The rules are those of the official test-suite scorer (https://github.com/taoyds/test-suite-sql-eval; Yu et al., 2018,
+https://arxiv.org/abs/1809.08887; Zhong et al., 2020, https://arxiv.org/abs/2010.02840). Execution compares the rows of
+gold and prediction on every SQLite file in the database's folder (`execute.rows_match`); exact set match and hardness
+stand in `exact_match`. Figures are comparable only under equal rules, so these are recorded with them: whether DISTINCT was
+dropped (official) or kept, and whether values are the prediction's own or plugged in from the gold.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from data.benchmark.exact_match import CLAUSES, EMPTY, HARDNESS, Query, SqlSchema, comparable, exact, hardness, partial_scores
+from data.benchmark.prompt import clean_sql, target
+from data.benchmark.sample import build
+from data.benchmark.schema import Benchmark, Example
+from data.benchmark.spider import MEND_EXAMPLES, check_database, files_of, load, read_schemas
+from data.common.errors import UserError
+from data.common.files import read_object, read_records, write_atomically
+from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, LONGEST, TOO_LONG, Comparison, Executor
+
+# a quote that is not closed reaches to the end, so that a text full of them is not searched once for each
+STRING = r"""'(?:[^']|'')*+(?:'|$)|"(?:[^"]|"")*+(?:"|$)"""
+QUOTED = rf"{STRING}|`[^`]*(?:`|$)|\[[^\]]*(?:\]|$)"
+COMMENT = r"--[^\n]*|/\*[\s\S]*?(?:\*/|\Z)"
+CHANGED = re.compile(rf"({QUOTED}|{COMMENT})|([<>!]) =|\b(YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\))|\bDISTINCT\b", re.IGNORECASE)
+VALUE = re.compile(rf"({STRING}|(?<![\w.])\d+(?:\.\d+)?(?![\w.]))")
+MAX_PLUGGED = 1000  # statements that --plug_values makes of one prediction: any of three values in six places
+
+
+class Scorer:
+    """Scores predictions on one split, again and again: worker processes and parsed gold are kept between calls.
+
+    `examples`: those to score (default: all of the split). `keep_distinct`: DISTINCT counts in execution (official: it is
+    dropped from gold and prediction). `plug_values`: a prediction is right in execution if it is with its own values, or with
+    some choice of the gold's in their place. `databases`: the folder with `<db_id>/*.sqlite`, if not the benchmark's. `workers`
+    and the limits (as `seconds`) go to `data.sqlite.execute.Executor`. A context manager; `close()` ends the workers.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        split: str = "dev",
+        examples: Sequence[Example] | None = None,
+        keep_distinct: bool = False,
+        plug_values: bool = False,
+        databases: str | Path | None = None,
+        workers: int | None = None,
+        **limits: float,
+    ) -> None:
+        if databases is not None:
+            benchmark = replace(benchmark, folders={**benchmark.folders, split: Path(databases)})
+        self.benchmark, self.split = benchmark, split
+        self.examples = list(benchmark.splits[split] if examples is None else examples)
+        self.keep_distinct, self.plug_values = keep_distinct, plug_values
+        self.executor = Executor(workers, **limits)
+        self._paths: dict[str, tuple[Path, ...]] = {}
+        self._gold: list[tuple[SqlSchema, Query, str]] = []  # schema, parsed gold, hardness of each example
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.executor.close()
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """What has to be said beside a figure."""
+        return {
+            "distinct": "kept" if self.keep_distinct else "dropped",
+            "values": "plugged in from the gold" if self.plug_values else "predicted",
+        }
+
+    def score(self, predictions: Sequence[str], progress: bool = False) -> list[dict]:
+        """One row per example, in order: the keys of `predictions.jsonl`, then `message` and `partial`.
+
+        `error` is None for an execution match, else one of `data.sqlite.execute.ERROR_CLASSES`; `partial` holds, by clause,
+        [match, parts in the prediction, parts in the gold], and is empty where the gold is outside Spider's dialect.
+        Raises ValueError where there are not as many predictions as examples; no text in a prediction or gold raises.
+        """
+        if len(predictions) != len(self.examples):
+            raise ValueError(f"{len(predictions)} predictions for {len(self.examples)} examples")
+        if not self._gold:
+            self._gold = list(self._read_gold())
+        jobs, owners = [], []
+        for number, (example, predicted) in enumerate(zip(self.examples, predictions)):
+            if example.db_id not in self._paths:
+                self._paths[example.db_id] = tuple(self.benchmark.databases(example.db_id, self.split))
+            gold = executable(example.sql.strip("; \t\r\n"), self.keep_distinct)  # SQLite takes a second ; for a statement
+            ordered = re.search(r"\border\s+by\b", target(example.sql), re.IGNORECASE) is not None
+            for text in plugged(example.sql, predicted) if self.plug_values else (predicted,):
+                jobs.append(Comparison(self._paths[example.db_id], gold, executable(text, self.keep_distinct), ordered))
+                owners.append(number)
+        verdicts = {}
+        for number, verdict in zip(owners, self.executor.compare(jobs, progress)):
+            if number not in verdicts or verdict.match and not verdicts[number].match:
+                verdicts[number] = verdict
+        rows = []
+        for number, (example, predicted) in enumerate(zip(self.examples, predictions)):
+            schema, gold, level = self._gold[number]
+            query = comparable(schema, predicted)
+            # a gold that cannot be read matches its own text alone; the official scorer stops there
+            same = exact(gold, query) if gold is not EMPTY else target(predicted).split() == target(example.sql).split()
+            partial = {} if gold is EMPTY else {name: list(part) for name, part in partial_scores(gold, query).items()}
+            rows.append(
+                {
+                    "index": example.index,
+                    "db_id": example.db_id,
+                    "question": example.question,
+                    "gold": example.sql,
+                    "predicted": predicted,
+                    "execution_match": verdicts[number].match,
+                    "exact_match": same,
+                    "hardness": level,
+                    "error": verdicts[number].error,
+                    "message": verdicts[number].message,
+                    "partial": partial,
+                }
+            )
+        return rows
+
+    def _read_gold(self) -> Iterator[tuple[SqlSchema, Query, str]]:
+        schemas: dict[str, SqlSchema] = {}
+        for example in self.examples:
+            if example.db_id not in schemas:
+                schemas[example.db_id] = SqlSchema(self.benchmark.schemas[example.db_id])
+            schema = schemas[example.db_id]
+            yield schema, comparable(schema, example.sql), hardness(schema, example.sql)
+
+
+def score(
+    benchmark: Benchmark,
+    split: str,
+    predictions: Sequence[str],
+    examples: Sequence[Example] | None = None,
+    progress: bool = False,
+    **options,
+) -> list[dict]:
+    """Score once; `Scorer` says what the arguments and the rows are."""
+    with Scorer(benchmark, split, examples, **options) as scorer:
+        return scorer.score(predictions, progress)
+
+
+def executable(sql: str, keep_distinct: bool = False) -> str:
+    """The statement that is run, changed as the official scorer changes it, outside quotes and comments.
+
+    DISTINCT is dropped unless kept, `> =` is joined, and `YEAR(CURDATE())`, which SQLite lacks, is 2020.
+    """
+
+    def change(match: re.Match) -> str:
+        quoted, sign, year = match.groups()
+        return quoted or (sign + "=" if sign else "2020" if year else match[0] if keep_distinct else "")
+
+    return CHANGED.sub(change, sql)
+
+
+def plugged(gold: str, predicted: str) -> list[str]:
+    """The prediction, and then the same with every choice of the gold's values in place of its own, at most MAX_PLUGGED.
+
+    Values are quoted strings and numbers. As in the official scorer, the prediction's own come first.
+    """
+    values = list(dict.fromkeys(VALUE.findall(gold)))
+    pieces = VALUE.split(predicted)
+    places = len(pieces) // 2
+    statements = [predicted]
+    if not values or not places:
+        return statements
+    for choice in itertools.islice(itertools.product(values, repeat=places), MAX_PLUGGED):
+        pieces[1::2] = choice
+        statements.append("".join(pieces))
+    return list(dict.fromkeys(statements))
+
+
+def interval(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson, 1927), as fractions; (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964  # the normal distribution's 97.5 % quantile
+    share, shrink = successes / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / shrink
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / shrink
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def totals(rows: Sequence[dict]) -> dict:
+    """The figures of scored rows, as fractions, with the ends of their 95 % intervals (`_low`, `_high`).
+
+    `execution_accuracy`, `exact_match` and `n` of all rows; the same under `by_hardness`; under `errors` the number and
+    share of each class that occurs; under `partial` precision, recall and F1 of each clause, where precision is taken over
+    the predictions that have the clause and recall over the gold that has it. Every row counts, also where the gold fails.
+    """
+
+    def share(hits: int, n: int, name: str) -> dict[str, float]:
+        low, high = interval(hits, n)
+        return {name: hits / n if n else 0.0, f"{name}_low": low, f"{name}_high": high}
+
+    def figures(part: Sequence[dict]) -> dict[str, float]:
+        matches = sum(row["execution_match"] for row in part)
+        exact_matches = sum(row["exact_match"] for row in part)
+        return {
+            **share(matches, len(part), "execution_accuracy"),
+            **share(exact_matches, len(part), "exact_match"),
+            "n": len(part),
+        }
+
+    by_hardness = {level: figures([row for row in rows if row["hardness"] == level]) for level in HARDNESS}
+    counts = {name: sum(row["error"] == name for row in rows) for name in ERROR_CLASSES}
+    errors = {name: {"n": count, **share(count, len(rows), "share")} for name, count in counts.items() if count}
+    partial = {}
+    for clause in CLAUSES:
+        parts = [row["partial"][clause] for row in rows if row.get("partial")]
+        precision = _mean([match for match, predicted, _ in parts if predicted])
+        recall = _mean([match for match, _, gold in parts if gold])
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        partial[clause] = {"precision": precision, "recall": recall, "f1": f1}
+    return {**figures(rows), "by_hardness": by_hardness, "errors": errors, "partial": partial}
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return sum(values) / len(values) if values else 1.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the command
+
+
+def read_gold(path: Path, root: Path) -> Benchmark:
+    """`SQL<tab>db_id` lines, with the schemas and databases of a directory in Spider's layout, as the split "gold".
+
+    Questions come from the directory's split that holds the same queries, if one does. Raises UserError, naming file and
+    line, for a line without db_id or of an unknown one.
+    """
+    pairs = []
+    for number, line in enumerate(_lines(path), 1):
+        sql, _, db_id = line.rpartition("\t")
+        if not target(sql) or not db_id.strip():
+            raise UserError(f"{path}, line {number}: SQL, a tab and a db_id are expected: give the gold file of the split")
+        pairs.append((sql.strip(), db_id.strip()))
+    if not pairs:
+        raise UserError(f"{path} holds no queries: give the gold file of the split")
+    if not root.is_dir():
+        raise UserError(f"data directory {root} does not exist: name Spider's directory with --data")
+    names = {db_id for _, db_id in pairs}
+    missing = names
+    for tables, folder in dict.fromkeys(files_of(root, split)[1:] for split in ("dev", "test")):
+        if tables.is_file():
+            schemas = read_schemas(tables)
+            missing = names - schemas.keys()
+            if not missing:
+                break
+    if missing:
+        raise UserError(f"no tables file in {root} has the database {min(missing)} of {path}: check --data and --gold")
+    questions = _questions(pairs, root)
+    examples = [Example(i, db_id, question, sql) for i, ((sql, db_id), question) in enumerate(zip(pairs, questions))]
+    return Benchmark(root, schemas, {"gold": examples}, {"gold": folder})
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, split at line feeds alone, as the official scorer splits it."""
+    try:
+        lines = path.read_bytes().decode(errors="replace").split("\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its name") from None
+    return [line.removesuffix("\r") for line in (lines[:-1] if not lines[-1] else lines)]
+
+
+def _questions(pairs: Sequence[tuple[str, str]], root: Path) -> list[str]:
+    """The questions of the split whose queries these are, or empty ones."""
+    wanted = [(sql.split(), db_id) for sql, db_id in pairs]
+    for splits in (["dev"], ["test"], ["train"], ["train_others"], ["train", "train_others"]):
+        paths = [files_of(root, split)[0] for split in splits]
+        if all(path.is_file() for path in paths):
+            entries = [entry for path in paths for entry in read_records(path, MEND_EXAMPLES)]
+            if [(str(entry.get("query")).split(), entry.get("db_id")) for entry in entries] == wanted:
+                return [str(entry.get("question", "")).strip() for entry in entries]
+    return [""] * len(pairs)
+
+
+def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example], list[dict], dict]:
+    """A run's data, the examples that it predicted, its `predictions.jsonl` and its `result.json` ({} if missing).
+
+    Raises UserError where a file is missing or malformed, or where predictions and data do not belong together.
+    """
+    record = read_object(folder / "args.json", "name a run folder")
+    result = {}
+    if (folder / "result.json").is_file():
+        result = read_object(folder / "result.json", "remove it to have it made anew")
+    if data is None:
+        try:
+            data = Path(record["data"]["directory"])
+        except (KeyError, TypeError):
+            raise UserError(f"{folder / 'args.json'} names no data directory: give it with --data") from None
+    options = record["args"] if isinstance(record.get("args"), dict) else {}
+    if isinstance(overfit := options.get("overfit"), int) and overfit > 0:
+        benchmark = load(data, ("train",), bool(options.get("train_others")), overfit=overfit)
+    else:
+        benchmark = load(data, ("test" if options.get("split") == "test" else "dev",))
+    split = benchmark.splits[benchmark.evaluated]
+    path = folder / "predictions.jsonl"
+    rows, examples = [], {}
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            row = json.loads(line)
+            index, predicted = row["index"], row["predicted"]
+            gold = (row["db_id"], row["gold"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}, line {number} is no scored prediction: run the evaluation again") from None
+        known = isinstance(index, int) and 0 <= index < len(split) and isinstance(predicted, str)
+        if not known or (split[index].db_id, split[index].sql) != gold:
+            of = f"the {benchmark.evaluated} split in {data}"
+            raise UserError(f"{path}, line {number} is not of {of}: name the run's data with --data")
+        if index in examples:
+            raise UserError(f"{path}, line {number}: example {index} stands there twice: run the evaluation again")
+        examples[index] = split[index]
+        rows.append(row)
+    expected = result.get("n")
+    if not rows or isinstance(expected, int) and expected != len(rows):
+        raise UserError(f"{path} holds {len(rows)} predictions, result.json counts {expected or 'none'}: evaluate again")
+    return benchmark, list(examples.values()), rows, result
+
+
+def check_databases(scorer: Scorer) -> None:
+    """Raise UserError for a database of which there is no file, or none that SQLite reads."""
+    for db_id in sorted({example.db_id for example in scorer.examples}):
+        for path in scorer.benchmark.databases(db_id, scorer.split):
+            if not path.exists():
+                raise UserError(f"the database {path} is missing: check --data and --databases")
+            check_database(path)
+
+
+def report(rows: Sequence[dict], figures: dict, rules: dict[str, str]) -> str:
+    """The figures as a table, the error classes, and the gold queries that fail."""
+
+    def cell(part: dict, name: str) -> str:
+        low, high = part[f"{name}_low"], part[f"{name}_high"]
+        return f"{part[name]:7.2%} ({low:.1%} to {high:.1%})".rjust(28) if part["n"] else "-".rjust(28)
+
+    lines = [f"{'':10}{'n':>7}{'execution accuracy (95 %)':>28}{'exact match (95 %)':>28}"]
+    for name, part in (*figures["by_hardness"].items(), ("all", figures)):
+        lines.append(f"{name:10}{part['n']:7,}{cell(part, 'execution_accuracy')}{cell(part, 'exact_match')}")
+    lines.append(f"DISTINCT {rules['distinct']}, values {rules['values']}")
+    for name, part in figures["errors"].items():
+        lines.append(f"{name:22}{part['n']:7,} {part['share']:7.2%} ({part['share_low']:.1%} to {part['share_high']:.1%})")
+    for row in rows:
+        if row["error"] == GOLD_FAILS:
+            lines.append(f"gold fails: example {row['index']}, {row['db_id']}: {row['message']}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    summary, _, description = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m data.score",
+        description=summary,
+        epilog=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN_FOLDER", help="score this run's predictions again")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="one SQL a line")
+    parser.add_argument("--gold", type=Path, metavar="FILE", help="SQL, tab and db_id a line")
+    parser.add_argument("--data", metavar="DIR", help="directory in Spider's layout, or `sample`")
+    parser.add_argument("--clean", action="store_true", help="take the SQL out of each prediction first, as a run does")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write predictions.jsonl and result.json here")
+    parser.add_argument("--databases", type=Path, metavar="DIR", help="test suite: DIR/<db_id>/*.sqlite, all must agree")
+    parser.add_argument("--plug_values", action="store_true", help="try the gold's values in place of the prediction's")
+    parser.add_argument("--keep_distinct", action="store_true", help="DISTINCT counts (official: it is dropped)")
+    parser.add_argument("--seconds", type=float, default=None, help="limit of one statement (default: 5)")
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core, at most 8)")
+    args = parser.parse_args()
+    if (args.run is None) == (args.predictions is None):
+        raise UserError("give either a run folder or --predictions, --gold and --data")
+    if args.clean and args.run:
+        raise UserError("--clean is for --predictions: those of a run are cleaned already")
+    if (args.workers or 1) < 1:
+        raise UserError("--workers has to be positive")
+    if args.seconds is not None and not 0 < args.seconds <= LONGEST:
+        raise UserError(f"--seconds has to be positive, and {LONGEST:g} at most")
+    if args.data == "sample":
+        args.data = build()
+    data = None if args.data is None else Path(args.data)
+
+    result, earlier = {}, []
+    if args.run:
+        benchmark, examples, earlier, result = read_run(args.run, data)
+        split, out = benchmark.evaluated, args.out or args.run
+        predictions = [clean_sql(row["predicted"]) for row in earlier]
+    else:
+        if args.gold is None or data is None:
+            raise UserError("--predictions needs --gold, the gold file, and --data, the directory with tables.json")
+        split, out = "gold", args.out
+        benchmark = read_gold(args.gold, data)
+        examples, lines = benchmark.splits[split], _lines(args.predictions)
+        if len(lines) != len(examples):
+            raise UserError(
+                f"{args.predictions} holds {len(lines)} predictions, {args.gold} {len(examples)} queries: "
+                "give one line a query, an empty one where there is no prediction"
+            )
+        # some systems write the db_id after the SQL, as gold files have it
+        predictions = [line.removesuffix(f"\t{example.db_id}") for line, example in zip(lines, examples)]
+        if args.clean:
+            predictions = list(map(clean_sql, predictions))
+    limits = {} if args.seconds is None else {"seconds": args.seconds}
+    options = {"keep_distinct": args.keep_distinct, "plug_values": args.plug_values, "databases": args.databases}
+    with Scorer(benchmark, split, examples, workers=args.workers, **options, **limits) as scorer:
+        check_databases(scorer)
+        rows = scorer.score(predictions, progress=True)
+        for old, row in zip(earlier, rows):
+            if old.get("error") == TOO_LONG and not row["predicted"]:
+                row |= dict(error=TOO_LONG, message=old.get("message", ""))
+        rules = scorer.rules
+    figures = totals(rows)
+    print(report(rows, figures, rules))
+    if out:
+        rows = [{**old, **row} for old, row in zip(earlier or [{}] * len(rows), rows)]
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomically(out / "result.json", json.dumps({**result, **figures, **rules}, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"{out} cannot be written ({error.strerror}): name another folder with --out") from None

@@ -1,0 +1,208 @@
+"""The page of a run's predictions, `report.html`: one file that needs no network.
+
+    python3 -m data.page RUN [--data DIR]     makes it anew from a run's files
+
+It holds the figures by hardness and by error class, and every dev example with its question, schema, gold and predicted SQL,
+their difference and both results. What comes from data or model is text to the page, never markup: it is read from one JSON
+element, and nothing but the page's own script may run there.
+"""
+
+import argparse
+import base64
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.answers.score import executable, read_run, totals
+from data.benchmark.prompt import one_line
+from data.benchmark.schema import Benchmark, Schema
+from data.common.errors import UserError, printable
+from data.common.files import read_object, write_atomically
+from data.sqlite.execute import TIMED_OUT, TOO_LARGE, Executor, Result, explained
+
+TEMPLATE = Path(__file__).with_name("page.html")
+PAIRS = 20_000  # of equal tokens in two statements, up to which their difference is looked for
+ROWS = 10  # of each result, that are shown
+COLUMNS = 20
+WIDTH = 80  # characters of a value
+TOKEN = re.compile(r"""'[^']*'?|"[^"]*"?|`[^`]*`?|\w+|[<>!=]=|<>|\s+|.""", re.DOTALL)
+
+
+def write(folder: Path, benchmark: Benchmark, rows: Sequence[dict], result: dict) -> None:
+    """Write `report.html` of a run.
+
+    `rows` are those of `predictions.jsonl`, as `Scorer.score` gives them, all of the split dev; `result` holds
+    `result.json`, with the rules if they are not those of a run. Gold and predicted SQL are run once more as they were
+    scored, under the scorer's limits of time.
+    """
+    distinct = "kept" if result.get("distinct") == "kept" else "dropped"
+    results, places = shown_results(benchmark, rows, distinct == "kept")
+    names = ("script", "model", "method", "gpus", "gpu_name", "updates", "data")
+    figures = totals(rows)
+    content = {
+        "head": {name: result.get(name) for name in names} | {"started": started(folder), "rules": f"DISTINCT {distinct}"},
+        "figures": {name: value for name, value in figures.items() if name != "partial"},
+        "schemas": {db_id: described(benchmark.schemas[db_id]) for db_id in sorted({row["db_id"] for row in rows})},
+        "results": results,
+        "examples": [example(row, place) for row, place in zip(rows, places)],
+    }
+    write_atomically(folder / "report.html", filled(TEMPLATE.read_text(encoding="utf-8"), content))
+
+
+def started(folder: Path) -> str:
+    """The day on which a run was started, "" where its folder does not say."""
+    try:
+        return str(read_object(folder / "args.json", "").get("started", ""))[:10]
+    except UserError:
+        return ""
+
+
+def filled(template: str, content: dict) -> str:
+    """The template with its data, and with the hash that alone lets its script run (Content Security Policy, level 2)."""
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # a browser's JSON has no NaN
+    text = json.dumps(finite, ensure_ascii=False, separators=(",", ":"))
+    # no text can end the element that holds it; half a surrogate pair, which a model may write, is no UTF-8
+    text = text.encode(errors="replace").decode()
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return template.replace("SCRIPT_HASH", digest).replace('"DATA"', text)
+
+
+def example(row: dict, places: tuple[int, int]) -> dict:
+    """One example as the page reads it: pieces of SQL alternate between what both have and what one has alone."""
+    gold, predicted = marked(one_line(row["gold"]), one_line(row["predicted"]))
+    return {
+        "index": row["index"],
+        "db": row["db_id"],
+        "question": row["question"],
+        "right": row["execution_match"],
+        "exact": row["exact_match"],
+        "hardness": row["hardness"],
+        "error": row["error"] or "",
+        "message": explained(row["error"], row.get("message") or "") if row["error"] else "",
+        "gold": gold,
+        "predicted": predicted,
+        "results": places,
+        "candidates": [candidate(each) for each in row.get("candidates") or []],
+        "chosen": row.get("chosen", 0),
+    }
+
+
+def candidate(each: dict) -> dict:
+    """One of several answers as the page reads it."""
+    score = each.get("score")
+    return {
+        "sql": one_line(str(each.get("sql", ""))),
+        "score": f"{score:.3f}" if isinstance(score, int | float) else "",
+        "outcome": each.get("error") or f"{each.get('rows', 0):,} row{'' if each.get('rows') == 1 else 's'}",
+    }
+
+
+def marked(gold: str, predicted: str) -> tuple[list[str], list[str]]:
+    """Both texts in pieces: the first, third, ... stand in both, the others in one alone. Case counts within quotes only.
+
+    Of texts that repeat themselves too often to be compared only what they begin and end with alike is found.
+    """
+    sides = [TOKEN.findall(text) for text in (gold, predicted)]
+    first, second = (
+        [token if token[0] in "'\"`" else " " if token.isspace() else token.lower() for token in side] for side in sides
+    )
+    counts = Counter(first), Counter(second)
+    if sum(count * counts[1][token] for token, count in counts[0].items()) <= PAIRS:
+        codes = difflib.SequenceMatcher(None, first, second, autojunk=False).get_opcodes()
+    else:
+        start = len(os.path.commonprefix([first, second]))
+        end = len(os.path.commonprefix([first[start:][::-1], second[start:][::-1]]))
+        a, b = len(first), len(second)
+        codes = [("equal", 0, start, 0, start), ("replace", start, a - end, start, b - end), ("equal", a - end, a, b - end, b)]
+    pieces: tuple[list[str], list[str]] = ([""], [""])
+    for kind, *spans in codes:
+        for side, tokens, (start, stop) in zip(pieces, sides, (spans[:2], spans[2:])):
+            text = "".join(tokens[start:stop])
+            if not text:
+                continue
+            if (kind == "equal") == (len(side) % 2 == 1):
+                side[-1] += text
+            else:
+                side.append(text)
+    return pieces
+
+
+def described(schema: Schema) -> list[dict]:
+    """A schema's tables, each with its columns and what is a key of what."""
+    refers = {
+        child: f"{schema.tables[schema.columns[parent][0]]}.{schema.columns[parent][1]}"
+        for child, parent in schema.foreign_keys
+    }
+    return [
+        {
+            "table": name,
+            "columns": [
+                {"name": column, "primary": i in schema.primary_keys, "refers": refers.get(i, "")}
+                for i, (table, column) in enumerate(schema.columns)
+                if table == number
+            ],
+        }
+        for number, name in enumerate(schema.tables)
+    ]
+
+
+def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: bool) -> tuple[list[dict], list[tuple[int, int]]]:
+    """What the statements return, each once, and for each row the places of its gold's and its prediction's result."""
+    found: dict[tuple[Path, str], int] = {}
+    results: list[dict] = []
+    places = []
+    for row in rows:
+        database = benchmark.databases(row["db_id"], benchmark.evaluated)[0]
+        pair = []
+        for sql, failed in ((row["gold"], False), (row["predicted"], row["error"] in (TIMED_OUT, TOO_LARGE))):
+            job = (database, executable(sql, keep_distinct))
+            if failed or not sql.strip():  # it is known how it ends
+                pair.append(-1)
+                continue
+            if job not in found:
+                found[job] = len(found)
+            pair.append(found[job])
+        places.append(tuple(pair))
+    # smaller results than the scorer compares: ten rows of each are shown
+    with Executor(max_rows=200_000, max_result_bytes=32 << 20) as executor:
+        jobs, some = list(found), 4 * executor.size  # at a time, as whole results take memory
+        for start in range(0, len(jobs), some):
+            results += map(shown, executor.run(jobs[start : start + some]))
+    return results, places
+
+
+def shown(result: Result) -> dict:
+    """The first rows of a result as text, and how many there are; or its error."""
+    if result.rows is None:
+        return {"error": explained(result.error, result.message)}
+    rows = [[cut(value) for value in row[:COLUMNS]] for row in result.rows[:ROWS]]
+    return {"columns": [cut(name) for name in result.columns[:COLUMNS]], "rows": rows, "n": len(result.rows)}
+
+
+def cut(value: object) -> str | None:
+    """A value as text of at most WIDTH characters; None is NULL."""
+    if value is None:
+        return None
+    text = f"x'{value[:WIDTH].hex()}'" if isinstance(value, bytes) else str(value)
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m data.page", description="Make report.html from the files of a run.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="Spider's directory, if not the one that the run names")
+    args = parser.parse_args()
+    benchmark, _, rows, result = read_run(args.run, args.data)
+    scored = all({"question", "execution_match", "exact_match", "hardness", "error"} <= row.keys() for row in rows)
+    if not result or not scored:
+        raise UserError(f"{args.run} is not scored yet: python3 -m data.score {args.run} does it")
+    write(args.run, benchmark, rows, result)
+    print(printable(f"the page: {args.run / 'report.html'}"))

@@ -1,0 +1,279 @@
+"""Questions about any SQLite file: the SQL that a model writes, and the rows that it returns.
+
+One question is answered on the terminal, as are those that are typed there; those of a file are answered into another.
+"""
+
+import csv
+import io
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from data.answers.candidates import choose
+from data.benchmark import sample
+from data.benchmark.schema import Schema, database_file
+from data.benchmark.spider import files_of, read_schemas, schema_of_database
+from data.benchmark.values import Values
+from data.common.errors import UserError, printable
+from data.common.files import ending_of, read_records, read_text, write_atomically
+from data.run.signals import Stop
+from data.sqlite.execute import TOO_LONG, Executor, explained
+
+ROWS = 20  # of a result, that are printed or written
+WIDTH = 40  # characters of a value that is printed
+TOGETHER = 200  # questions of a file that are asked, and answered into the other, at once
+ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".txt")  # of files of questions
+FIELDS = ("question", "db", "sql", "error", "row_count", "columns", "rows")  # of an answer in a file
+# proposes candidates (`candidates`) to each row, in the columns that `encode` takes; None once a signal asks to stop
+Answer = Callable[[dict, dict[str, Schema]], list[list[dict]] | None]
+
+
+def bare_ask(argv: list[str]) -> list[str]:
+    """The arguments without an `--ask` that no question follows: it then reads them from the terminal."""
+    following = [*argv[1:], "--"]
+    return [word for word, after in zip(argv, following) if word != "--ask" or not after.startswith("--")]
+
+
+def names_file(asked: str | None) -> bool:
+    """Whether what --ask was given is the name of a file of questions, and no question itself."""
+    ending = ending_of(Path(asked or ""))
+    return ending in ENDINGS and (os.path.exists(asked) or not any(map(str.isspace, asked)))
+
+
+def conversation(options: Mapping, base: Mapping) -> "Conversation | QuestionFile":
+    """What a script's options ask; `base` says how what is trained was asked.
+
+    Raises UserError for a database or a file of questions that cannot be read: before a model is loaded.
+    """
+    if names_file(options["ask"]):
+        return QuestionFile(Path(options["ask"]), options, base)
+    path = Path(options["db"])
+    return Conversation(options["ask"], Database(path, schema_of_database(path), base), options["seconds"])
+
+
+class Database:
+    """A SQLite file that is asked, with the cells that questions mention and full names where the model was trained so."""
+
+    def __init__(self, path: Path, schema: Schema, base: Mapping):
+        self.path = path
+        self.values = Values(path, schema) if base["values"] else None
+        self.schema = replace(schema, full_names=bool(base["full_names"]))
+
+    def mentioned(self, question: str) -> list[dict]:
+        return self.values.mentioned(question) if self.values else []
+
+
+class Conversation:
+    """A question to a database, or, where it is None, each line that is typed until end of input, answered on the terminal."""
+
+    def __init__(self, question: str | None, database: Database, seconds: float):
+        self.question, self.database, self.seconds = question, database, seconds
+
+    def go(self, answer: Answer, stop: Stop) -> None:
+        """Print the SQL that is answered, and its result, run read-only under the scorer's limits.
+
+        Raises UserError for a question that is too long; of one that is typed this is said, and the next is read.
+        """
+        path, schema = self.database.path, self.database.schema
+        with Executor(workers=1, seconds=self.seconds) as executor:
+            for question in [self.question] if self.question is not None else typed(schema):
+                question = whole(question)
+                asked = dict(question=[question], db_id=[""], values=[self.database.mentioned(question)], sql=[""])
+                try:
+                    (proposed,) = answer(asked, {"": schema})
+                    (place,) = choose(executor, [(path, proposed)])
+                    if proposed[place].get("error") == TOO_LONG:
+                        raise UserError(proposed[place]["message"])
+                except UserError as error:
+                    if self.question is not None:
+                        raise
+                    print(f"error: {printable(str(error))}")
+                    continue
+                sql = proposed[place]["sql"]
+                print(printable(sql) or "the model wrote no SQL", flush=True)
+                if sql:
+                    (result,) = executor.run([(path, sql)])
+                    failed = result.rows is None
+                    print(explained(result.error, result.message) if failed else table(result.columns, result.rows))
+
+
+class QuestionFile:
+    """A file of questions, and the file of their answers, which is written as they come and holds what need not be asked again.
+
+    A question is a line (`.txt`), or the `question` of a record, whose `db` or `db_id` names its database, where it is not that
+    of --db: a SQLite file, seen from here or from the file of questions, or a database of --data. Its answer is a record with
+    FIELDS: what was asked, the SQL, why it did not run (or None), how many rows it returned, their columns, and the first ROWS.
+    In a `.csv` the last two are JSON. Raises UserError where something of this is not to be had.
+    """
+
+    def __init__(self, path: Path, options: Mapping, base: Mapping):
+        self.path, self.options, self.base = path, options, base
+        self.databases: dict[str, Database] = {}
+        stem = Path(path.name.removesuffix(".gz")).stem
+        self.output = Path(options["answers"] or path.with_name(f"{stem}.answers.jsonl"))
+        self.csv = self.output.suffix == ".csv"
+        if not self.csv and self.output.suffix != ".jsonl":
+            raise UserError(f"--answers {self.output} says not how they are to be written: name a .jsonl or a .csv")
+        self.asked = self._read()
+        self.text, held = self._held()
+        self.waiting = []
+        for key in self.asked:  # a question that stands there twice is answered twice
+            held[key] -= 1
+            self.waiting += [key] if held[key] < 0 else []
+        self._write([])
+
+    def _read(self) -> list[tuple[str, str]]:
+        """(database, question) of each record."""
+        remedy = f"give a {', '.join(ENDINGS[:-1])} with a question each, or a .txt of lines"
+        if ending_of(self.path) == ".txt":
+            lines = read_text(self.path, remedy, "replace").split("\n")
+            records = [dict(question=line) for line in lines if line.strip()]
+        else:
+            records = read_records(self.path, remedy, "replace")
+        asked = []
+        for number, record in enumerate(records, 1):
+            question, name = record.get("question"), record.get("db") or record.get("db_id") or self.options["db"]
+            if not isinstance(question, str) or not question.strip():
+                raise UserError(f"{self.path}: record {number:,} has no question: {remedy}")
+            if not isinstance(name, str) or not name:
+                raise UserError(f"{self.path}: record {number:,} names no database: add a column db, or name one with --db")
+            if name not in self.databases:
+                self.databases[name] = self._database(name, number)
+            asked.append((name, whole(question)))
+        if not asked:
+            raise UserError(f"{self.path} holds no questions: {remedy}")
+        return asked
+
+    def _database(self, name: str, number: int) -> Database:
+        for path in (Path(name), self.path.parent / name):
+            if os.path.isfile(path):
+                return Database(path, schema_of_database(path), self.base)
+        data = sample.build() if self.options["data"] == "sample" else Path(self.options["data"])
+        for split in ("dev", "test"):
+            _, tables, folder = files_of(data, split)
+            if os.path.isfile(path := database_file(folder, name)):
+                known = read_schemas(tables) if tables.is_file() else {}
+                return Database(path, known.get(name) or schema_of_database(path, name), self.base)
+        raise UserError(f"{self.path}: record {number:,}: {name} is neither a SQLite file nor a database in {data}: name one")
+
+    def _held(self) -> tuple[str, Counter]:
+        """What the file of answers holds already, and how often each question is among it."""
+        if not self.output.exists() or not self.output.stat().st_size:
+            return ",".join(FIELDS) + "\n" if self.csv else "", Counter()
+        remedy = "name another file with --answers"
+        records = read_records(self.output, remedy)
+        if not all(set(FIELDS) <= set(record) for record in records):
+            raise UserError(f"{self.output} holds other things than answers: {remedy}")
+        return read_text(self.output, remedy), Counter((str(record["db"]), str(record["question"])) for record in records)
+
+    def _write(self, records: list[dict]) -> None:
+        """Add answers to the file."""
+        if self.csv:
+            added = io.StringIO(newline="")
+            rows = [record | {name: json.dumps(record[name], ensure_ascii=False) for name in FIELDS[-2:]} for record in records]
+            csv.DictWriter(added, FIELDS, lineterminator="\n").writerows(rows)
+            self.text += added.getvalue()
+        else:
+            self.text += "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.output, self.text)
+        except OSError as error:
+            raise UserError(f"{self.output} cannot be written ({error.strerror}): name another with --answers") from None
+
+    def go(self, answer: Answer, stop: Stop) -> None:
+        """Ask what the file of answers lacks. A signal ends the process once what was answered stands in the file."""
+        total, done, where = len(self.asked), len(self.asked) - len(self.waiting), printable(str(self.output))
+        print(f"{total:,} questions about {len(self.databases):,} databases, {done:,} of them answered before", flush=True)
+        stop.listen()
+        with Executor(seconds=self.options["seconds"]) as executor:
+            for start in range(0, len(self.waiting), TOGETHER):
+                some = self.waiting[start : start + TOGETHER]
+                records = self._answered(some, answer, executor)
+                if stop.requested or records is None:  # a signal from a terminal stops what runs statements, too
+                    print(f"stopped: {done:,} of {total:,} are answered in {where}; the same command goes on", flush=True)
+                    sys.exit(128 + stop.number)
+                self._write(records)
+                done += len(some)
+                failed = sum(record["error"] is not None for record in records)
+                print(f"{done:,} of {total:,} answered, {failed:,} of the last {len(some):,} with an error", flush=True)
+        print(f"the answers stand in {where}")
+
+    def _answered(self, some: list[tuple[str, str]], answer: Answer, executor: Executor) -> list[dict] | None:
+        databases = {name: self.databases[name] for name, _ in some}
+        proposed = answer(
+            dict(
+                question=[question for _, question in some],
+                db_id=[name for name, _ in some],
+                values=[databases[name].mentioned(question) for name, question in some],
+                sql=[""] * len(some),
+            ),
+            {name: database.schema for name, database in databases.items()},
+        )
+        if proposed is None:
+            return None
+        paths = [databases[name].path for name, _ in some]
+        places = choose(executor, list(zip(paths, proposed)))
+        chosen = [own[place] for own, place in zip(proposed, places)]
+        records = []
+        for start in range(0, len(some), executor.size):  # few at once: of a long result only the first rows stay
+            part = slice(start, start + executor.size)
+            results = executor.run([(path, each["sql"]) for path, each in zip(paths[part], chosen[part])])
+            for (name, question), each, result in zip(some[part], chosen[part], results):
+                error = None if result.rows is not None else explained(result.error, result.message)
+                if not each["sql"]:
+                    error = each.get("message", "the model wrote no SQL")
+                rows = result.rows or []
+                first = [[as_json(value) for value in row] for row in rows[:ROWS]]
+                records.append(dict(zip(FIELDS, (question, name, each["sql"], error, len(rows), result.columns, first))))
+        return records
+
+
+def as_json(value: object) -> object:
+    """A value of a database in JSON: bytes as hexadecimal digits, infinity as text."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if not isinstance(value, float) or abs(value) != float("inf") else str(value)
+
+
+def whole(question: str) -> str:
+    """A question as a tokenizer takes it: bytes that are no UTF-8, and halves of characters, are replaced."""
+    return question.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
+
+
+def typed(schema: Schema) -> Iterator[str]:
+    """The lines of standard input, with a prompt where it is a terminal."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print(f"{printable(schema.db_id)}: {printable(', '.join(schema.tables))}\nask, or end with Ctrl-D")
+    while True:
+        print("> " if terminal else "", end="", flush=True)
+        try:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            line = ""
+        if not line:
+            return
+        if line.strip():
+            yield line
+
+
+def table(columns: list[str], rows: list[tuple]) -> str:
+    """The first rows of a result in columns, and how many there are."""
+    shown = [[cell(value) for value in row] for row in [columns, *rows[:ROWS]]]
+    widths = [max(map(len, column)) for column in zip(*shown)]
+    lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in shown]
+    lines.insert(1, "-+-".join("-" * width for width in widths))
+    more = f", the first {ROWS} shown" if len(rows) > ROWS else ""
+    return "\n".join([*lines, f"({len(rows):,} row{'' if len(rows) == 1 else 's'}{more})"])
+
+
+def cell(value: object) -> str:
+    text = "NULL" if value is None else printable(str(value))
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

@@ -1,0 +1,115 @@
+"""Checkpoints that survive what happens: written aside, sealed with the size of every file, and renamed into place."""
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.common.errors import UserError
+from data.common.files import read_object, sync_folder, write_atomically
+
+SEAL = "checkpoint.json"
+LATER = ("values", "full_names", "share_schema")  # of the prompt; older checkpoints, and scripts without them, have none
+SPELLED = ("plain_sql",)  # how answers are spelled, which prompts do not show
+KEPT = ("model", "tiny", "random_weights", "seed", *LATER, *SPELLED)  # the options that say what is trained
+# how torch and safetensors word a disk that is full
+NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
+
+
+def seal(folder: Path, record: dict) -> None:
+    """Bring all files of `folder` to the disk, and write `checkpoint.json`: the record, and their sizes in bytes."""
+    sizes = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            sizes[str(path.relative_to(folder))] = os.fstat(file.fileno()).st_size
+    write_atomically(folder / SEAL, json.dumps(record | dict(files=sizes), indent=2) + "\n")
+
+
+def unseal(folder: Path, script: str, remedy: str) -> dict:
+    """The record of a whole checkpoint of `script`. Raises UserError, naming the file, where something is amiss."""
+    record = read_object(folder / SEAL, remedy)
+    if record.get("script") != script:
+        raise UserError(f"{folder} was saved by {record.get('script')}.py: name a checkpoint of {script}.py")
+    files, base, state = (record.get(name) for name in ("files", "base", "state"))
+    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) - {*LATER, *SPELLED} <= set(base):
+        raise UserError(f"{folder / SEAL} is of an older layout, or not whole: use the version that saved it, or train anew")
+    for name, size in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: {remedy}")
+        if path.stat().st_size != size:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes where {size:,} were saved: {remedy}")
+    return record
+
+
+@contextmanager
+def room_for(aside: Path) -> Iterator[None]:
+    """Turn a disk that is full while `aside` is written into a UserError, and free what was written."""
+    try:
+        yield
+    except Exception as error:
+        if not no_space(error):
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+        where = aside.parent
+        raise UserError(f"no space left on the disk of {where}: free some; the last whole checkpoint is untouched, and "
+                        "--resume goes on from it") from None  # fmt: skip
+
+
+def no_space(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that the disk is full."""
+    while error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or NO_SPACE.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def replace_folder(aside: Path, final: Path) -> None:
+    """Put the folder `aside` in the place of `final`; after a crash at any moment `recover` finds one of them whole."""
+    recover(final)  # an earlier one that was cut off: its .old may be all there is
+    earlier = final.with_name(final.name + ".old")
+    shutil.rmtree(earlier, ignore_errors=True)
+    if final.exists():
+        final.rename(earlier)
+    aside.rename(final)
+    sync_folder(final.parent)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def recover(final: Path) -> None:
+    """Undo a `replace_folder` that was cut off between its two renames."""
+    earlier = final.with_name(final.name + ".old")
+    if earlier.exists() and not final.exists():
+        earlier.rename(final)
+
+
+def checkpoint_of(model: str) -> Path | None:
+    """The checkpoint that --model names, the best one of a run folder; None where it names a model."""
+    recover(Path(model) / "best")
+    return next((folder for folder in (Path(model) / "best", Path(model)) if (folder / SEAL).is_file()), None)
+
+
+def base_of(options: dict, script: str) -> dict:
+    """What is trained: --model and its size, or what the checkpoint that --model names was trained from.
+
+    Raises UserError for another script's checkpoint, for one that is not whole, and where --tiny or --random_weights
+    differ from the checkpoint's.
+    """
+    checkpoint = checkpoint_of(options["model"])
+    if checkpoint is None:
+        return {name: options.get(name, False) for name in KEPT}
+    base = dict.fromkeys((*LATER, *SPELLED), False) | unseal(checkpoint, script, "name another --model")["base"]
+    for flag in ("tiny", "random_weights"):
+        if base[flag] != options[flag]:
+            how = "with" if base[flag] else "without"
+            raise UserError(f"{checkpoint} was trained {how} --{flag}: run it {how} --{flag} here too")
+    for flag in (*LATER, *SPELLED):
+        if flag in options and options[flag] != base[flag] and int(os.environ.get("RANK", 0)) == 0:
+            print(f"{checkpoint} was trained with{'' if base[flag] else 'out'} --{flag}, and is asked so")
+    return base

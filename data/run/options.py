@@ -1,0 +1,93 @@
+"""The options of a run: what they may be, and what follows from them."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from data.common.errors import UserError
+from data.common.files import read_object
+from data.run.ask import names_file
+from data.run.checkpoints import checkpoint_of
+from data.sqlite.execute import LONGEST
+
+Options = TypeVar("Options")
+# what options may be
+LEAST = dict.fromkeys(("epochs", "update_examples", "eval_batch_size", "max_output_tokens", "num_beams"), 1)
+LEAST |= dict.fromkeys(("processes", "batch_size", "batch_tokens", "max_updates", "eval_every", "eval_examples", "overfit"), 0)
+LEAST |= dict(save_every=-1, seed=0, lora_rank=1, lora_alpha=1, max_input_tokens=64)
+BELOW_ONE = ("learning_rate", "warmup", "lora_dropout", "vary_schema")
+GONE = dict(
+    grad_accum="--update_examples gives an update's size, over all GPUs",
+    cuda_graphs="answers are replayed where there is a GPU",
+    no_cuda_graphs="answers are replayed where there is a GPU",
+    no_compile="--compile off",
+    no_gradient_checkpointing="--gradient_checkpointing off",
+)
+
+
+def defaults(words: Sequence[str], tiny: dict, published: dict) -> dict:
+    """The defaults that --tiny and --published in a command line change. Raises UserError for options of earlier versions."""
+    for word in words:
+        name = word.split("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in GONE:
+            raise UserError(f"{word.split('=')[0]} is gone: {GONE[name]}")
+    return (tiny if "--tiny" in words else {}) | (published if "--published" in words else {})
+
+
+def settled(args: Options, default: type[Options], published: dict) -> Options:
+    """A script's options (a dataclass) with what follows from others. Raises UserError for one that is out of range.
+
+    With --published it says what `published` changes of the defaults, and what of it the command line changes again.
+    """
+    check_options(asdict(args))
+    if args.published and int(os.environ.get("RANK", 0)) == 0:
+        usual = asdict(default())
+        print(
+            "the published recipe: "
+            + ", ".join(f"{name} {value} (default: {usual[name]})" for name, value in published.items())
+        )
+        if own := [f"{name} {getattr(args, name)}" for name, value in published.items() if getattr(args, name) != value]:
+            print(f"changed by the command line: {', '.join(own)}")
+    if (args.db or args.ask) and args.model == default.model and checkpoint_of(args.out):
+        args.model = args.out
+    if args.overfit:
+        args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
+    if (args.eval_only or args.overfit) and args.out == default.out:
+        args.out += "-eval" if args.eval_only else "-overfit"  # the training run keeps its place
+    return args
+
+
+def check_options(options: dict) -> None:
+    """Raise UserError for an option that is out of range. Names are the scripts' own; those they lack are passed over."""
+    for name in set(LEAST) & set(options):
+        if options[name] < LEAST[name]:
+            raise UserError(f"--{name} {options[name]} is out of range: give {LEAST[name]} or more")
+    for name in set(BELOW_ONE) & set(options):
+        if not 0 <= options[name] < 1:
+            raise UserError(f"--{name} {options[name]} is out of range: give 0 or more and less than 1")
+    if not 0 < options.get("seconds", 1) <= LONGEST:
+        raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most {LONGEST:g}")
+    if options.get("split", "dev") != "dev" and not options.get("eval_only"):
+        raise UserError(f"--split {options['split']} is to score a model that is finished: give --eval_only, too")
+    if options["tiny"] and options["random_weights"]:
+        raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
+    if options.get("overfit") and options.get("resume"):
+        raise UserError("--overfit keeps no checkpoint to go on from: start it without --resume")
+    if options.get("compile") == "on" and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        raise UserError("--compile on needs a C compiler, and none is found: install gcc and g++, or leave it out")
+    question = options.get("ask")
+    if question is not None and not options["db"] and not names_file(question):
+        raise UserError("--ask needs a database: name a SQLite file with --db FILE")
+    if options.get("answers") and not names_file(question):
+        raise UserError("--answers is where those to a file of questions go: name one with --ask FILE")
+    if question is not None and not question.strip():
+        raise UserError("the question of --ask is empty: ask something about the database")
+    tracker = options.get("report_to", "none")
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise UserError(f"--report_to {tracker}: it is not installed: pip install {tracker}")
+    if options.get("relative_to"):
+        read_object(Path(options["relative_to"]) / "result.json", "name a finished run with --relative_to")

@@ -1,0 +1,299 @@
+"""The run folder: what a run was given, what it did, and what it predicted. Every file is written aside and renamed.
+
+args.json          options, command line, git commit, package versions, GPUs, data
+log.jsonl          one object a record: updates, evaluations
+last/, best/       checkpoints (`data.run.checkpoints`)
+predictions.jsonl  one object a dev example, as `data.answers.score` gives them
+predicted.sql      one SQL a line; gold.sql: SQL, tab, db_id (the official scorer's files)
+result.json        the run's figures
+curves.png         loss, learning rate, accuracy and throughput over the updates (`data.report.curves`)
+report.html        every prediction beside its gold (`data.report.page`)
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import math
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data.benchmark.prompt import one_line
+from data.benchmark.schema import Benchmark
+from data.common.errors import UserError, printable
+from data.common.files import read_object, write_atomically
+from data.report import page
+from data.report.curves import OF_THE_CALL, TABLE_HEAD, curves, table_row
+from data.run.checkpoints import recover, unseal
+from data.run.hardware import utilisation
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
+# options that a resumed run cannot change without being another run
+FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "overfit", "max_input_tokens", "optimizer")
+FIXED += ("plain_sql", "full_names", "values", "vary_schema", "update_examples", "lora_rank", "lora_alpha", "lora_targets")
+
+
+class RunFolder:
+    """A run's folder; on ranks other than the first it writes nothing."""
+
+    def __init__(self, path: str | Path, script: str, main: bool = True, track: Callable[..., None] | None = None):
+        self.path = Path(path)
+        self.script = script
+        self.main = main
+        self.track = track  # track({name: number}, step=update): an experiment tracker
+        self.gpus: list[str] = []
+
+    def start(self, options: dict, data: dict, gpus: Sequence[str], resume: bool) -> None:
+        """Make the folder and write `args.json`; a finished or broken run that stands there moves aside, numbered.
+
+        With `resume`, the folder has to hold a run of the same script with a whole checkpoint, and is continued: options
+        that differ are shown, and what would make it another run is refused unless the option `force` is set. Raises
+        UserError otherwise, and for a folder that holds other things than a run.
+        """
+        self.gpus = list(gpus)
+        if not self.main:
+            return
+        started = {}
+        if resume:
+            started = self._resumed(options, data)
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            if not any((self.path / name).exists() for name in ("args.json", "args.json.tmp")):
+                raise UserError(f"{self.path} holds other files than a run's: name another folder with --out")
+            number = 1
+            while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
+                number += 1
+            self.path.rename(aside)
+            print(f"the earlier run in {self.path} now stands in {aside}")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made ({error.strerror}): name another folder with --out") from None
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        record = {
+            "script": self.script,
+            "args": options,
+            "argv": sys.argv,
+            "started": started.get("started", now),
+            "resumed": [*started.get("resumed", []), now] if resume else [],
+            "git": git_state(),
+            "python": platform.python_version(),
+            "packages": {name: package_version(name) for name in PACKAGES},
+            "gpus": list(gpus),
+            "data": data,
+        }
+        write_atomically(self.path / "args.json", json.dumps(record, indent=2) + "\n")
+
+    def _resumed(self, options: dict, data: dict) -> dict:
+        """The record of the run that stands in the folder, once it is known that it can go on with these options."""
+        remedy = "name the run's folder with --out, or start without --resume"
+        started = read_object(self.path / "args.json", remedy)
+        if started.get("script") != self.script:
+            raise UserError(f"{self.path} is a run of {started.get('script')}, not of {self.script}: name another --out")
+        recover(self.path / "last")
+        unseal(self.path / "last", self.script, "there is nothing whole to resume: start without --resume")
+        try:
+            # an option that there was not then was off
+            earlier = {name: value for name, value in options.items() if not value} | started["args"]
+            if "grad_accum" in earlier:  # which an update's size followed from
+                earlier["update_examples"] = earlier["batch_size"] * earlier.pop("grad_accum") * len(started["gpus"])
+            before = dict(zip(FIXED, map(earlier.get, FIXED)), data=started["data"]["sha256"])
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{self.path / 'args.json'} is of an older layout: {remedy}") from None
+        after = dict(zip(FIXED, map(options.get, FIXED)), data=data["sha256"])
+        for name in sorted(set(earlier) | set(options)):
+            if name not in OF_THE_CALL and earlier.get(name) != options.get(name):
+                print(f"--{name} was {earlier.get(name)} before, and is {options.get(name)} from here on")
+        other = [name for name in after if before[name] != after[name]]
+        if other and not options.get("force"):
+            listed = ", ".join(name if name == "data" else f"{name} {before[name]} -> {after[name]}" for name in other)
+            raise UserError(f"{self.path} would go on as another run ({listed}): give what it was started with, or --force")
+        return started
+
+    def rewind(self, state: dict) -> None:
+        """Take out of `log.jsonl` what came after the checkpoint that a resumed run goes on from, and half a last line.
+
+        What a save that was cut off left goes, too.
+        """
+        if not self.main:
+            return
+        for name in ("last.tmp", "last.old", "best.tmp"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        path = self.path / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                last = state["evaluated"] if record["event"] == "evaluation" else state["update"] - 1
+                kept += [line + "\n"] if record["update"] <= last or record["event"] == "health" else []
+            except (ValueError, KeyError, TypeError):  # the run was cut off while it wrote this line
+                continue
+        write_atomically(path, "".join(kept))
+
+    def log(self, record: dict) -> None:
+        """Append one record to `log.jsonl`, and pass its numbers to the experiment tracker."""
+        if self.main:
+            with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            if self.track:
+                numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "update"}
+                self.track({f"{record['event']}/{name}": value for name, value in numbers.items()}, step=record["update"])
+
+    def health(self, update: int, line: str, warnings: Sequence[str]) -> None:
+        """Print what was looked at, and each warning; keep the warnings in `log.jsonl`."""
+        self.log(dict(event="health", update=update, warnings=list(warnings)))
+        if self.main:
+            print(line)
+            for warning in warnings:
+                print(f"WARNING: {warning}")
+            sys.stdout.flush()
+
+    def check_loss(self, loss: float, update: int, rate: float, keeping: bool) -> None:
+        """Raise UserError for a loss that is no number; `keeping`: the run keeps checkpoints."""
+        if not math.isfinite(loss):
+            again = f"--resume from the last good checkpoint, {self.path}/last," if keeping else "start again"
+            raise UserError(
+                f"the loss is {loss} at update {update}, learning rate {rate:.1e}: {again} with a lower --learning_rate"
+            )
+
+    def log_update(self, state: dict, total: int, examples: int, flops: float, **record: float) -> dict:
+        """Log an update, print every tenth, and return the state of the loop after it.
+
+        `record`: its loss, learning_rate, seconds, tokens (real ones) and memory_gib (the most held so far on this rank).
+        """
+        update, seconds, tokens = state["update"], record["seconds"], record["tokens"]
+        self.log(dict(event="update", update=update) | record)
+        added = dict(update=1, train_seconds=seconds, train_tokens=tokens, train_flops=flops, examples_seen=examples)
+        state = state | {name: state[name] + more for name, more in added.items()}
+        if self.main and (update % 10 == 0 or update == total - 1):
+            eta = (total - state["update"]) * state["train_seconds"] / state["update"]
+            hours, minutes = divmod(round(eta / 60), 60)
+            used = utilisation(flops, seconds, self.gpus)
+            print(
+                f"update {update:05d}/{total:05d} {update / total:5.1%} | loss {record['loss']:.4f} | "
+                f"lr {record['learning_rate']:.1e} | {seconds:.2f} s | {tokens / seconds:,.0f} tok/s | "
+                + (f"utilisation {used:.0%} | " if used else "")
+                + f"{record['memory_gib']:.1f} GiB | eta {hours}h{minutes:02d}m",
+                flush=True,
+            )
+        return state
+
+    def log_evaluation(self, update: int, total: int, rows: Sequence[dict], figures: dict) -> None:
+        """Log one evaluation, draw the curves, and print its figures and two examples: reading them is how bugs are found."""
+        self.log(dict(event="evaluation", update=update) | figures)
+        if not self.main:
+            return
+        attempt("curves.png", curves, self.path)
+        for row in (rows[0], rows[len(rows) // 2]):
+            verdict = "right" if row["execution_match"] else f"wrong, {row['error']}"
+            print(f"  question   {printable(row['question'])}\n  gold       {printable(one_line(row['gold']))}")
+            print(f"  predicted  {printable(one_line(row['predicted'])[:300])}\n  verdict    {verdict}")
+        print(
+            f"update {update:05d}/{total:05d} | execution accuracy {figures['execution_accuracy']:.1%} | exact match "
+            f"{figures['exact_match']:.1%} | n {figures['n']:,} | {figures['eval_seconds']:.1f} s",
+            flush=True,
+        )
+        errors = Counter(row["error"] for row in rows if row["error"])
+        said = [f"{count:,} {error}" for error, count in errors.most_common()]
+        if cut := sum(row.get("cut", False) for row in rows):
+            said.append(f"{cut:,} cut at --max_output_tokens")
+        print("  " + (", ".join(said) or "no errors"), flush=True)
+
+    def predictions(self, rows: Sequence[dict]) -> None:
+        """Write the three files of predictions."""
+        if self.main:
+            write_atomically(self.path / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomically(self.path / "predicted.sql", "".join(one_line(row["predicted"]) + "\n" for row in rows))
+            gold = "".join(f"{one_line(row['gold'])}\t{row['db_id']}\n" for row in rows)
+            write_atomically(self.path / "gold.sql", gold)
+
+    def finish(
+        self,
+        rows: Sequence[dict],
+        model: str,
+        method: str,
+        parameters: dict,
+        gpus: Sequence[str],
+        memory: int,
+        state: dict,
+        figures: dict,
+        benchmark: Benchmark,
+        relative_to: str = "",
+    ) -> None:
+        """Write the predictions, `result.json` and `report.html`, and print the run's row of a table of results.
+
+        `parameters` counts them; `gpus` names each rank's GPU ("cpu": none); `memory` is the most that a rank held, in
+        bytes: allocated on its GPU, or resident on a CPU; `state` is the loop's last; `figures` are the last evaluation's.
+        Accuracies are shares from 0 to 1. `relative_to`: a finished run, whose times are 1 in the row.
+        """
+        if not self.main:
+            return
+        self.predictions(rows)
+        started = read_object(self.path / "args.json", "start the run again")
+        seconds = state["train_seconds"]
+        size = next((f" ({flag})" for flag in ("tiny", "random_weights") if started["args"].get(flag)), "")
+        result = dict(
+            script=self.script,
+            model=model + size.replace("_", " "),  # else a table of results would take it for the real model
+            method=method,
+            **parameters,
+            gpus=sum(name != "cpu" for name in gpus),
+            gpu_name=gpus[0],
+            train_batch_size=started["args"]["batch_size"] or started["args"]["update_examples"],
+            eval_batch_size=started["args"]["eval_batch_size"],
+            updates=state["update"],
+            examples_seen=state["examples_seen"],
+            train_seconds=seconds,
+            train_examples_per_second=state["examples_seen"] / seconds if seconds else None,
+            train_tokens_per_second=state["train_tokens"] / seconds if seconds else None,
+            utilisation=utilisation(state["train_flops"], seconds, gpus),
+            eval_seconds=figures["eval_seconds"],
+            eval_examples_per_second=figures["eval_examples_per_second"],
+            peak_memory_gib=memory / 2**30,
+            execution_accuracy=figures["execution_accuracy"],
+            exact_match=figures["exact_match"],
+            n=figures["n"],
+            data=started["data"]["directory"],
+        )
+        write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        attempt("report.html", page.write, self.path, benchmark, rows, result)
+        relative = read_object(Path(relative_to) / "result.json", "name a finished run") if relative_to else None
+        print(f"{TABLE_HEAD}\n{table_row(result, started, relative)}")
+        of = f"{result['n']:,} {started['args'].get('split', 'dev')} examples"
+        print(f"execution accuracy {result['execution_accuracy']:.1%} of {of}; the run: {self.path}")
+
+
+def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
+    """Make a picture or page; what goes wrong there is said, and costs no run its result."""
+    try:
+        make(*arguments)
+    except Exception as error:
+        print(printable(f"{name} was not made ({type(error).__name__}: {error})"))
+
+
+def git_state() -> dict:
+    """The checkout's commit and whether files differ from it; None where there is no git or no checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", Path(__file__).parent, *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a package, None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

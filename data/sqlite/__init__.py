@@ -1,0 +1,1 @@
+"""Untrusted SQL, run read-only under limits, and database files in any state. Knows no benchmark."""

@@ -1,0 +1,922 @@
+"""Run SQL that nobody has checked on SQLite databases, in worker processes that it cannot harm or hold up.
+
+Covered, each by a test in `tests/test_execute.py`:
+- writing: the connection is opened read-only, and an authorizer refuses everything but reading (no INSERT, CREATE, ATTACH,
+  PRAGMA, VACUUM INTO, load_extension, transaction); the worker may not grow any file (RLIMIT_FSIZE 0), and SQLite keeps
+  its temporary data in memory;
+- time: a progress handler interrupts a statement at its limit; where one step of SQLite alone takes too long, so that the
+  handler is not asked, the parent kills the worker 0.1 s after the limit. A worker also ends itself when its parent is gone;
+- size: limits on the statement, a single value, the rows and bytes of a result, SQLite's heap and the process (RLIMIT_AS);
+- several statements in one string, NUL bytes, lone surrogates, text that is not UTF-8: an error, or decoded with
+  replacement characters, never an exception in the caller;
+- a worker that dies takes its statement with it and no other: it is replaced;
+- a machine that was stopped meanwhile (Ctrl-Z, a suspended virtual machine): what it cost its time is run again;
+- a database that is missing, locked or not SQLite: an error result. None of its files, nor its folder, is changed by reading
+  it (`read_database`), in whatever mode and state it is.
+
+Not covered: a defect of SQLite that lets a statement run code (the worker is a separate process, but no sandbox: it has
+the user's rights on files and network); a database file made to attack SQLite (https://www.sqlite.org/security.html);
+RLIMIT_AS on systems that ignore it (macOS: SQLite's own heap limit still holds there).
+
+Workers are started with `subprocess`, not forked and not by `multiprocessing`: the caller may hold CUDA, threads and an
+unguarded main module. They run this very file, which therefore imports the standard library only.
+"""
+
+import errno
+import functools
+import gc
+import hashlib
+import json
+import math
+import os
+import re
+import select
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+PARSE = "does not parse"
+NO_TABLE = "no such table"
+NO_COLUMN = "no such column"
+WRONG_ROWS = "wrong rows"
+WRONG_ORDER = "wrong order"
+TIMED_OUT = "timed out"
+TOO_LARGE = "too large"
+GOLD_FAILS = "gold fails"
+REFUSED = "refused"  # it parses, but does something else than read, or is several statements
+NO_DATABASE = "database unavailable"
+CRASHED = "crashed"
+TOO_LONG = "question too long"  # it was not asked
+FAILS = "does not run"  # any other error of SQLite, as a misused aggregate or an unknown function
+ERROR_CLASSES = (
+    *(PARSE, NO_TABLE, NO_COLUMN, FAILS, REFUSED, WRONG_ROWS, WRONG_ORDER),
+    *(TIMED_OUT, TOO_LARGE, CRASHED, NO_DATABASE, GOLD_FAILS, TOO_LONG),
+)
+
+GRACE = 0.1  # seconds between a statement's limit and the parent's kill
+A_VALUE = 1e-5  # seconds by which each value of two results prolongs the time that their comparison may take
+LONGEST = 3600.0  # seconds that a statement's limit may be at most
+TICK = 0.1  # seconds after which the parent looks at the clock at the latest
+STALL = 1.0  # seconds that it looks later than that where the machine, or its process group, was stopped meanwhile
+REPEATS = 10  # times at most that a statement is run again after stalls
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one statement may use; the defaults leave every gold query of Spider far from any of them."""
+
+    seconds: float = 5.0  # wall clock; official: 20 s, but the slowest right answer on Spider takes 0.2 s
+    max_rows: int = 1_000_000
+    max_value_bytes: int = 1 << 20  # one string or blob, also in between
+    max_result_bytes: int = 256 << 20  # text and blobs of all rows
+    max_memory_bytes: int = 1 << 30  # of a worker process; SQLite may use half
+    max_statement_chars: int = 20_000
+
+
+@dataclass
+class Result:
+    """What a statement returned: `rows` and `columns`, or an `error` class (of ERROR_CLASSES) and SQLite's message."""
+
+    rows: list[tuple] | None
+    columns: list[str]
+    error: str | None
+    message: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What running a statement came to: the number of `rows` and a `digest` of them, whatever their order, or an `error` class.
+
+    Two statements whose digests agree returned the same rows, with columns in the same order; numbers agree by value.
+    """
+
+    rows: int
+    digest: str
+    error: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prediction to hold against the gold on each of `databases`; the order of rows counts where `ordered`."""
+
+    databases: tuple[Path, ...]
+    gold: str
+    predicted: str
+    ordered: bool
+
+
+@dataclass
+class Verdict:
+    """Whether the rows agree on every database; if not, the error class and a message that names the cause."""
+
+    match: bool
+    error: str | None
+    message: str
+    seconds: float
+
+
+def explained(error: str, message: str) -> str:
+    """An error class and its message as one text; SQLite's messages name some of the classes themselves."""
+    return message if message.startswith(error) else f"{error}: {message}" if message else error
+
+
+class Executor:
+    """A pool of worker processes for untrusted statements; a context manager, reusable until closed.
+
+    `workers`: processes, by default one a core and at most 8. The other arguments are the fields of `Limits`. Raises
+    ValueError for no worker, and for seconds that are not above 0 and at most LONGEST.
+    Workers start when first needed. Calls from several threads wait for each other.
+    """
+
+    def __init__(self, workers: int | None = None, seconds: float = Limits.seconds, **limits: int) -> None:
+        if workers is not None and workers < 1 or not 0 < seconds <= LONGEST:
+            raise ValueError(f"an Executor needs at least one worker and a number of seconds up to {LONGEST:g}")
+        self.limits = Limits(seconds=seconds, **limits)
+        self.size = workers or min(os.cpu_count() or 1, 8)
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; a later call starts new ones."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers = []
+
+    def run(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Result]:
+        """Run each (database, statement); results in the order of the jobs, never an exception for a statement."""
+        place = functools.cache(readable)
+        tasks = [{"databases": [place(database)], "sql": self._cut(sql)} for database, sql in jobs]
+        results = []
+        for reply in self._map(tasks, progress, "running SQL"):
+            rows = None if reply["rows"] is None else [_decode_row(row) for row in reply["rows"]]
+            results.append(Result(rows, reply["columns"], reply["error"], reply["message"], reply["seconds"]))
+        return results
+
+    def outcomes(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Outcome]:
+        """As `run`, but rows stay in the worker: of equal jobs, which are run once, how many there are and their digest."""
+        place = functools.cache(readable)
+        jobs = [(place(database), self._cut(sql)) for database, sql in jobs]
+        tasks = {job: {"databases": [job[0]], "sql": job[1], "digest": True} for job in jobs}
+        found = {}
+        for job, reply in zip(tasks, self._map(list(tasks.values()), progress, "running candidates")):
+            count, digest = reply["rows"] or (0, "")
+            found[job] = Outcome(count, digest, reply["error"], reply["message"])
+        return [found[job] for job in jobs]
+
+    def same_programs(self, jobs: Iterable[tuple[str | Path, str, str]], progress: bool = False) -> list[bool]:
+        """Whether SQLite compiles both statements of each (database, statement, statement) to one program, or neither.
+
+        False, too, where a statement ends its worker or overruns its time.
+        """
+        place, places = functools.cache(readable), {}
+        for index, (database, *pair) in enumerate(jobs):
+            places.setdefault(place(database), []).append((index, [self._cut(sql) for sql in pair]))
+        groups = [(path, some[i : i + 100]) for path, some in places.items() for i in range(0, len(some), 100)]
+        same: dict[int, bool] = {}
+        while groups:
+            tasks = [{"databases": [path], "pairs": [pair for _, pair in group]} for path, group in groups]
+            replies = self._map(tasks, progress, "comparing spellings")
+            for (_, group), reply in zip(groups, replies):
+                same |= zip((index for index, _ in group), reply["rows"] or [False] * len(group))
+            # the others of a group are not to blame
+            failed = [(path, group) for (path, group), reply in zip(groups, replies) if reply["error"] and len(group) > 1]
+            groups = [(path, [one]) for path, group in failed for one in group]
+        return [same[index] for index in range(len(same))]
+
+    def compare(self, jobs: Iterable[Comparison], progress: bool = False) -> list[Verdict]:
+        """Run gold and prediction of each job and compare their rows within the worker; verdicts in the jobs' order.
+
+        Equal jobs are run once: Spider asks most questions in two wordings. Raises ValueError for a job without a database,
+        on which anything would agree.
+        """
+        jobs = list(jobs)
+        if not all(job.databases for job in jobs):
+            raise ValueError("a comparison needs at least one database")
+        tasks, place = {}, functools.cache(readable)
+        for job in jobs:
+            paths = [place(path) for path in job.databases]
+            gold, predicted = self._cut(job.gold), self._cut(job.predicted)
+            tasks[job] = {"databases": paths, "gold": gold, "sql": predicted, "ordered": job.ordered}
+        replies = self._map(list(tasks.values()), progress, "comparing rows")
+        verdicts = {
+            job: Verdict(reply["match"], reply["error"], reply["message"], reply["seconds"])
+            for job, reply in zip(tasks, replies)
+        }
+        return [verdicts[job] for job in jobs]
+
+    def _cut(self, sql: str) -> str:
+        """Enough of an overlong statement for a worker to refuse it."""
+        return sql[: self.limits.max_statement_chars + 1]
+
+    def _map(self, tasks: list[dict], progress: bool, title: str) -> list[dict]:
+        """Hand the tasks to idle workers, gather the replies, replace workers that die or overrun."""
+        from data.common.errors import printable  # not above: a worker runs this file alone
+
+        replies: list[dict | None] = [None] * len(tasks)
+        with self._lock, _Bar(len(tasks), title, progress) as bar:
+            while len(self._workers) < min(self.size, len(tasks)):
+                self._workers.append(_Worker(self.limits))
+            waiting = iter(range(len(tasks)))
+            busy: dict[int, int] = {}  # position of the worker -> index of its task
+            self._looked = time.monotonic()
+            try:
+                while True:
+                    for position in range(len(self._workers)):
+                        if position not in busy and (index := next(waiting, None)) is not None:
+                            self._send(position, tasks[index])
+                            busy[position] = index
+                    if not busy:
+                        return replies
+                    for position, reply in self._receive(list(busy)):
+                        reply["message"] = printable(reply["message"])  # it may quote what a model wrote
+                        replies[busy.pop(position)] = reply
+                        bar.update()
+            except BaseException:  # also KeyboardInterrupt: a worker with an unread reply must not serve the next call
+                self.close()
+                raise
+
+    def _send(self, position: int, task: dict, repeats: int = REPEATS) -> None:
+        """Give a worker its task, a new worker if the old one died while idle."""
+        for attempt in (1, 2):
+            try:
+                self._workers[position].send(task, repeats)
+                return
+            except OSError as error:
+                if attempt == 2:
+                    raise RuntimeError(f"the worker for SQL does not start: {sys.executable}: {error}") from None
+                self._replace(position)
+
+    def _receive(self, busy: list[int]) -> Iterator[tuple[int, dict]]:
+        """Wait until a worker answers, dies or overruns; yield (its position, the reply)."""
+        poll = select.poll()  # not select.select, whose file numbers end at 1024
+        for position in busy:
+            poll.register(self._workers[position].output, select.POLLIN)
+        nearest = min(self._workers[position].deadline for position in busy)
+        poll.poll(max(0.0, min(nearest - time.monotonic(), TICK)) * 1000 + 1)
+        for position in busy:
+            worker = self._workers[position]
+            reply = worker.read()
+            if not worker.alive and worker.stage == "start":  # it died before it began the statement
+                if not worker.served:
+                    status = worker.process.returncode
+                    raise RuntimeError(f"the worker for SQL does not start: {sys.executable} ended with {status}")
+                self._replace(position)
+                self._send(position, worker.task, worker.repeats)
+                continue
+            if reply is None and worker.deadline <= time.monotonic():
+                reply = worker.give_up(TIMED_OUT, f"stopped after {self.limits.seconds:g} s")
+            self._look(busy)  # after reading: a stop before this may be why a statement failed
+            if reply is not None:
+                if not worker.alive:
+                    self._replace(position)
+                if worker.stalled and worker.repeats and reply["error"] in (TIMED_OUT, CRASHED, GOLD_FAILS):
+                    self._send(position, worker.task, worker.repeats - 1)
+                    continue
+                yield position, reply
+
+    def _look(self, busy: list[int]) -> None:
+        """Note the time, and with what is running whether the machine stood still since the last look."""
+        now = time.monotonic()
+        if now - self._looked > TICK + min(STALL, self.limits.seconds / 2):
+            for position in busy:
+                self._workers[position].stalled = True
+        self._looked = now
+
+    def _replace(self, position: int) -> None:
+        self._workers[position].kill()
+        self._workers[position] = _Worker(self.limits)
+
+
+class _Worker:
+    """The parent's side of one worker process: JSON lines out and in."""
+
+    def __init__(self, limits: Limits) -> None:
+        # -I -S: no site packages, no PYTHON* variables, no script folder: nothing that could import a model's library
+        command = [sys.executable, "-I", "-S", os.path.abspath(__file__), json.dumps(asdict(limits))]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd="/")
+        self.output = self.process.stdout.fileno()
+        os.set_blocking(self.output, False)
+        self.limits = limits
+        self.alive = True
+        self.served = False
+        self._buffer = bytearray()
+
+    def send(self, task: dict, repeats: int) -> None:
+        """Start a task, to be run again up to `repeats` times. Raises OSError when the worker is gone."""
+        self.stage, self.started = "start", time.monotonic()
+        self.task, self.repeats, self.stalled = task, repeats, False
+        self.deadline = self.started + 60.0  # a fresh interpreter on a busy machine; the first stage sets the real one
+        self.process.stdin.write(json.dumps(task).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def read(self) -> dict | None:
+        """Take what the worker has written: a reply once it is whole, an error reply once the worker is dead."""
+        while True:
+            try:
+                piece = os.read(self.output, 1 << 20)
+            except BlockingIOError:
+                return None
+            if not piece:
+                self.process.wait()
+                return self.give_up(CRASHED, f"the worker ended with status {self.process.returncode}")
+            searched = len(self._buffer)
+            self._buffer += piece
+            while (end := self._buffer.find(b"\n", searched)) >= 0:
+                line = json.loads(self._buffer[:end])
+                del self._buffer[: end + 1]
+                searched = 0
+                if isinstance(line, dict):
+                    return line
+                (self.stage, seconds), self.served = line, True  # a statement begins: its clock starts
+                self.deadline = time.monotonic() + seconds + GRACE
+
+    def give_up(self, error: str, message: str) -> dict:
+        """The reply for a task whose worker died or has to be killed."""
+        self.kill()
+        seconds = time.monotonic() - self.started
+        if self.stage == "gold":
+            error, message = GOLD_FAILS, f"{error}: {message}"
+        if "gold" in self.task:
+            return _verdict(False, error, message, seconds)
+        return _result(None, [], error, message, seconds)
+
+    def kill(self) -> None:
+        self.alive = False
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                pipe.close()
+            except OSError:  # what was still to be written to a dead worker
+                pass
+
+
+class _Bar:
+    """A progress bar on a terminal, nothing elsewhere or without tqdm."""
+
+    def __init__(self, total: int, title: str, wanted: bool) -> None:
+        self.bar = None
+        if wanted and total and sys.stderr is not None and sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            self.bar = tqdm(total=total, desc=title, leave=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def update(self) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+
+def _result(rows: list | None, columns: list[str], error: str | None, message: str, seconds: float) -> dict:
+    return {"rows": rows, "columns": columns, "error": error, "message": message, "seconds": seconds}
+
+
+def _verdict(match: bool, error: str | None, message: str, seconds: float) -> dict:
+    return {"match": match, "error": error, "message": message, "seconds": seconds}
+
+
+def _decode_row(row: list) -> tuple:
+    """JSON has no bytes: a blob travels as a list that holds its hexadecimal digits."""
+    return tuple(bytes.fromhex(value[0]) if isinstance(value, list) else value for value in row)
+
+
+def _encode_row(row: tuple) -> list:
+    return [[value.hex()] if isinstance(value, bytes) else value for value in row]
+
+
+# how a database file is opened
+
+
+SUFFIXES = ("", "-wal", "-journal")  # a database file and what SQLite keeps beside it: a log, a rollback journal
+ATTEMPTS = 5  # to read a file that another process changes meanwhile
+# primary result codes of what a crash, or a writer that is just coming or going, left; and of what does not hold together
+UNOPENED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR}
+
+
+def in_wal_mode(path: str | Path) -> bool:
+    """Whether a database file keeps a write-ahead log (https://www.sqlite.org/fileformat.html, section 1.3).
+
+    Raises OSError where it cannot be read or is no regular file, sqlite3.DatabaseError where it is no database.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or a device would be read without end
+        raise OSError(errno.EINVAL, "not a regular file")
+    with open(path, "rb") as file:
+        header = file.read(20)
+    if header[:16] != b"SQLite format 3\0":
+        raise _database_error("file is not a database", sqlite3.SQLITE_NOTADB)
+    return header[19:20] == b"\2"  # the version for reading, which alone decides for SQLite
+
+
+def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], timeout: float = 1.0) -> T:
+    """What `read` returns for a read-only connection to a database file. The file and its folder stay as they are.
+
+    A file in WAL mode without a log is opened as immutable, since SQLite would otherwise have to make a log and its index
+    beside it; any other one through SQLite's locks (waiting up to `timeout` seconds), the index of a log read-only. Where
+    another process changes the file meanwhile, `read` may be called again.
+    Raises OSError and sqlite3.Error, for lack of memory, too; `readable` says where to read what a crash left behind.
+    """
+    real = os.path.realpath(path)  # SQLite, too, looks for a log beside the file that a link leads to
+    for attempt in range(ATTEMPTS):
+        before = _stamps(real)
+        immutable = in_wal_mode(real) and before[1] is None
+        uri = Path(real).as_uri() + "?mode=ro" + ("&immutable=1" if immutable else "&readonly_shm=1")
+        try:
+            with closing(sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)) as connection:
+                connection.text_factory = lambda raw: raw.decode(errors="replace")
+                connection.execute("PRAGMA trusted_schema = OFF")
+                found = read(connection)
+        except MemoryError:
+            raise _database_error("out of memory", sqlite3.SQLITE_NOMEM) from None
+        except sqlite3.Error as error:
+            code = _primary_code(error)
+            again = code in UNOPENED or code in DAMAGED and _stamps(real) != before
+            if not again or attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.002 * 2**attempt)  # a writer that comes or goes makes or removes its files one after the other
+        else:
+            if not immutable or _stamps(real) == before:
+                return found
+    raise OSError(errno.EBUSY, "the file changes while it is read")
+
+
+def readable(path: str | Path) -> str:
+    """The absolute path from which a database file can be read: its own, or that of a private copy.
+
+    A copy is needed where SQLite would have to write to read: a crash left a journal to roll back, or a log without its index.
+    It is made anew when the file changes, and removed when the process ends.
+    """
+    real = os.path.realpath(path)
+    stamps = _stamps(real)
+    if (real, stamps) in _copies:
+        return _copies[real, stamps]
+    if any(stamps[1:]):
+        try:
+            read_database(real, lambda connection: connection.execute("PRAGMA schema_version").fetchone())
+        except (OSError, sqlite3.Error) as error:
+            if _primary_code(error) in {*UNOPENED, sqlite3.SQLITE_PROTOCOL}:  # the latter of a damaged index
+                try:
+                    return _copies.setdefault((real, stamps), _private_copy(real, stamps))
+                except OSError:
+                    pass  # whoever reads the file itself is told what is wrong with it
+    return os.path.abspath(path)
+
+
+_copies: dict[tuple[str, tuple], str] = {}  # (database file, its stamps) -> private copy
+
+
+def _private_copy(path: str, stamps: tuple) -> str:
+    """A copy of a database file in a folder of this process, brought to its last committed state."""
+    copy = os.path.join(tempfile.mkdtemp(dir=_private_folder().name), os.path.basename(path))
+    for suffix, stamp in zip(SUFFIXES, stamps):
+        if stamp is not None:
+            with open(path + suffix, "rb") as source, open(copy + suffix, "wb") as target:
+                while piece := source.read(1 << 20):
+                    target.write(piece)
+    if _stamps(path) != stamps:
+        raise OSError(errno.EBUSY, "the file changes while it is copied")
+    with closing(sqlite3.connect(copy)) as connection:
+        try:
+            connection.execute("PRAGMA synchronous = OFF")  # a copy need not outlive a crash
+            connection.execute("PRAGMA schema_version").fetchone()  # rolls back a journal; closing writes a log into the file
+        except sqlite3.Error:
+            pass  # it is damaged, which whoever reads it is told
+    return copy
+
+
+@functools.cache
+def _private_folder() -> tempfile.TemporaryDirectory:
+    """A folder that is removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="databases-", ignore_cleanup_errors=True)
+
+
+def _stamps(path: str) -> tuple:
+    """What tells whether a database file or what stands beside it was changed; None for what is not there."""
+    found = []
+    for suffix in SUFFIXES:
+        try:
+            status = os.stat(path + suffix)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _database_error(message: str, code: int) -> sqlite3.DatabaseError:
+    """An error as SQLite raises it."""
+    error = sqlite3.DatabaseError(message)
+    error.sqlite_errorcode = code
+    return error
+
+
+def _primary_code(error: Exception) -> int | None:
+    """SQLite's result code without what extends it (https://www.sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+# what follows runs in the worker
+
+
+class _Failure(Exception):
+    """A statement gave no rows: (error class, message)."""
+
+
+READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+# SQLite's result code, without what extends it, -> class
+CODE_CLASSES = {
+    sqlite3.SQLITE_INTERRUPT: TIMED_OUT,
+    **dict.fromkeys((sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FULL), TOO_LARGE),
+    **dict.fromkeys((sqlite3.SQLITE_AUTH, sqlite3.SQLITE_READONLY), REFUSED),
+    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL), NO_DATABASE),
+    sqlite3.SQLITE_CANTOPEN: NO_DATABASE,
+    **dict.fromkeys((sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR), NO_DATABASE),
+}
+# reading would have to write first
+CANNOT_RECOVER = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY, sqlite3.SQLITE_READONLY_CANTINIT}
+MESSAGE_CLASSES = (  # SQLite's generic error has no finer code
+    ("no such table", NO_TABLE),
+    ("no such column", NO_COLUMN),
+    ("syntax error", PARSE),
+    ("unrecognized token", PARSE),
+    ("incomplete input", PARSE),
+    ("parser stack overflow", TOO_LARGE),
+    ("expression tree is too large", TOO_LARGE),
+    ("too many", TOO_LARGE),
+    ("like or glob pattern too complex", TOO_LARGE),
+    ("one statement at a time", REFUSED),
+    ("not authorized", REFUSED),
+    ("may not be modified", REFUSED),
+)
+
+
+def classify(error: BaseException) -> str:
+    """The error class of an exception that `sqlite3` raised."""
+    if isinstance(error, MemoryError):
+        return TOO_LARGE
+    if isinstance(error, (ValueError, UnicodeError)):  # a NUL character or a lone surrogate in the statement
+        return PARSE
+    message = str(error).lower()
+    if getattr(error, "sqlite_errorcode", None) in CANNOT_RECOVER:
+        return NO_DATABASE
+    if (code := _primary_code(error)) in CODE_CLASSES:
+        return CODE_CLASSES[code]
+    if "null character" in message:
+        return PARSE
+    return next((name for part, name in MESSAGE_CLASSES if part in message), FAILS)
+
+
+def _restrict(connection: sqlite3.Connection, limits: Limits, end: float) -> None:
+    """Set a statement's limits on a connection, and let it do nothing but read; `end` is a time of `time.monotonic`."""
+    connection.set_progress_handler(lambda: time.monotonic() >= end, 1000)  # 1000 steps take well under 1 ms
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"PRAGMA hard_heap_limit = {limits.max_memory_bytes // 2}")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.max_value_bytes)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 4 * limits.max_statement_chars + 4)  # bytes of UTF-8
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)
+    # a virtual table prepares at its first use statements that write, and which only writing to it would run
+    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0").fetchall():
+        try:
+            connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 0")
+        except sqlite3.Error:  # a module that is not there, or damage: it fails the statements that name this table
+            pass
+    connection.set_authorizer(_authorize)
+
+
+def _authorize(action: int, first: str | None, second: str | None, *where: str | None) -> int:
+    """Allow reading alone (https://www.sqlite.org/c3ref/c_alter_table.html lists the actions)."""
+    allowed = action in READING
+    if action == sqlite3.SQLITE_FUNCTION:
+        allowed = (second or "").lower() not in ("load_extension", "fts3_tokenizer")
+    elif action == sqlite3.SQLITE_UPDATE:  # so json_each and its like declare their columns; SQLite lets no statement do it
+        allowed = first == "sqlite_master"
+    elif action == sqlite3.SQLITE_PRAGMA:  # with which full-text tables read; without a value they change nothing
+        allowed = first in ("data_version", "page_size") and second is None
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+def fetch(path: str, sql: str, limits: Limits, keep: int | None = None) -> tuple[list[tuple], int, list[str]]:
+    """Run one statement: its rows, their number, its columns; rows beyond `keep` are counted and dropped.
+
+    Raises _Failure where the statement fails or exceeds a limit.
+    """
+    if len(sql) > limits.max_statement_chars:
+        raise _Failure(TOO_LARGE, f"the statement is longer than {limits.max_statement_chars} characters")
+    return _read(path, lambda connection, end: _rows(connection, sql, limits, end, keep), limits)
+
+
+def _read(path: str, read: Callable[[sqlite3.Connection, float], T], limits: Limits) -> T:
+    """What `read` returns of a restricted connection and the time at which it shall end. Raises _Failure."""
+    end = time.monotonic() + limits.seconds
+
+    def restricted(connection: sqlite3.Connection) -> T:
+        _restrict(connection, limits, end)
+        return read(connection, end)
+
+    try:
+        return read_database(path, restricted, min(1.0, limits.seconds / 2))
+    except OSError as error:
+        raise _Failure(NO_DATABASE, f"{path}: {error.strerror}") from None
+    except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError) as error:
+        kind = classify(error)
+        message = f"stopped after {limits.seconds:g} s" if kind == TIMED_OUT else str(error)
+        raise _Failure(kind, f"{path}: {message}" if kind == NO_DATABASE else message) from None
+
+
+def _rows(
+    connection: sqlite3.Connection, sql: str, limits: Limits, end: float, keep: int | None
+) -> tuple[list[tuple], int, list[str]]:
+    """What `fetch` returns, of an open database."""
+    rows, count, size = [], 0, 0
+    cursor = connection.execute(sql)
+    if cursor.description is None:
+        empty = not re.sub(r"--[^\n]*|/\*.*?(?:\*/|$)|[\s;]", "", sql, flags=re.DOTALL)
+        raise _Failure(PARSE if empty else REFUSED, "the statement is empty" if empty else "the statement is no query")
+    columns = [column[0] for column in cursor.description]
+    try:
+        for row in cursor:
+            count += 1
+            if count > limits.max_rows:
+                raise _Failure(TOO_LARGE, f"more than {limits.max_rows} rows")
+            if keep is None or count <= keep:
+                size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+                if size > limits.max_result_bytes:
+                    raise _Failure(TOO_LARGE, f"more than {limits.max_result_bytes} bytes of text")
+                rows.append(row)
+            if not count % 1000 and time.monotonic() >= end:
+                raise _Failure(TIMED_OUT, f"stopped after {limits.seconds:g} s")
+    except MemoryError:
+        rows.clear()  # what follows needs some
+        raise
+    return rows, count, columns
+
+
+def rows_match(gold: Sequence[tuple], predicted: Sequence[tuple], ordered: bool) -> bool:
+    """Whether two results hold the same rows, as often, for some order of the predicted columns.
+
+    The rule is that of test-suite accuracy (Zhong et al., 2020, https://arxiv.org/abs/2010.02840, and its scorer): column
+    names do not count, two empty results agree whatever their columns, and the order of rows counts where `ordered`.
+    Numbers compare by value (1 = 1.0), text and blobs exactly.
+    """
+    if len(gold) != len(predicted):
+        return False
+    if not gold:
+        return True
+    if len(gold[0]) != len(predicted[0]):
+        return False
+    gold_columns, columns = list(zip(*gold)), list(zip(*predicted))
+    if ordered:
+        return _same(gold_columns, columns)
+    return _same(gold, predicted) or _columns_match(gold_columns, columns)
+
+
+def _same(some: Iterable, others: Iterable) -> bool:
+    """Whether two collections hold the same things, as often, in whatever order."""
+    return dict.__eq__(Counter(some), Counter(others))  # Counter's own comparison takes five times as long
+
+
+def _columns_match(gold: list[tuple], predicted: list[tuple]) -> bool:
+    """Whether an order of the predicted columns gives the rows of the gold, in any order of the rows.
+
+    To try all orders would take n! steps. Instead, columns get a colour by what they hold, rows by the colours and values
+    in them, columns again by the colours of rows, and only columns of one colour are matched: those that are alone in
+    theirs at once, the others one at a time, as long as the rows, cut to the columns matched so far, agree. Columns that are
+    equal throughout are one. Colours are hashes: where two differ, so does what they stand for, and what shares one by chance
+    is told apart by the cuts, which are exact.
+    """
+    gold_copies, copies = Counter(gold), Counter(predicted)
+    gold, predicted = list(gold_copies), list(copies)
+    if len(gold) != len(predicted):
+        return False
+    gold_rows, rows = ([0] * len(table[0]) for table in (gold, predicted))
+    gold_colours, colours = ([times[column] for column in table] for table, times in ((gold, gold_copies), (predicted, copies)))
+    for _ in range(2):
+        gold_colours, colours = _mix(gold, gold_rows, gold_colours), _mix(predicted, rows, colours)
+        gold_rows, rows = _mix(zip(*gold), gold_colours, gold_rows), _mix(zip(*predicted), colours, rows)
+        if not _same(gold_colours, colours) or not _same(gold_rows, rows):
+            return False
+        if len(set(colours)) == len(colours):
+            break
+    frequency, place = Counter(colours), {colour: column for column, colour in enumerate(colours)}
+    alone = [column for column, colour in enumerate(gold_colours) if frequency[colour] == 1]
+    others = [column for column in range(len(gold)) if frequency[gold_colours[column]] > 1]
+    others.sort(key=lambda column: frequency[gold_colours[column]])  # fewest choices first
+    forced = [place[gold_colours[column]] for column in alone]
+    gold_start, start = [gold[column] for column in alone], [predicted[column] for column in forced]
+    if not others:
+        return _same(zip(*gold_start), zip(*start))
+
+    numbers: dict[object, int] = {}  # equal keys get equal numbers
+
+    def cut(*columns: Sequence) -> list[int]:
+        """A number for each row, the same for those that are equal in the columns."""
+        return [numbers.setdefault(key, len(numbers)) for key in zip(*columns)]
+
+    def choices(depth: int, gold_cut: list[int], other: list[int], free: list[int]) -> Iterator[tuple]:
+        """What may be matched with the gold column `others[depth]`; the cuts number rows by the columns matched so far."""
+        column = others[depth]
+        gold_cut = cut(gold_cut, gold[column])
+        for choice in free:
+            if colours[choice] == gold_colours[column]:
+                longer = cut(other, predicted[choice])
+                if _same(longer, gold_cut):
+                    yield gold_cut, longer, [each for each in free if each != choice]
+
+    gold_cut, other = cut(gold_rows, *gold_start), cut(rows, *start)
+    if not _same(gold_cut, other):
+        return False
+    taken = set(forced)
+    stack = [choices(0, gold_cut, other, [column for column in range(len(predicted)) if column not in taken])]
+    while stack:  # a loop, since a result may have more columns than Python lets calls be nested
+        step = next(stack[-1], None)
+        if step is None:
+            stack.pop()
+        elif len(stack) == len(others):
+            return True
+        else:
+            stack.append(choices(len(stack), *step))
+    return False
+
+
+def _mix(lines: Iterable[tuple], colours: list[int], own: list[int]) -> list[int]:
+    """A colour for each line from its own and from its values with their colours, in whatever order these stand."""
+    return [hash((colour, sum(map(hash, zip(line, colours))))) for line, colour in zip(lines, own)]
+
+
+def _compare(task: dict, limits: Limits, stage) -> dict:
+    """Gold and prediction on each database, until they differ."""
+    started = time.monotonic()
+
+    def verdict(match: bool, error: str | None = None, message: str = "") -> dict:
+        return _verdict(match, error, message, time.monotonic() - started)
+
+    for path in task["databases"]:
+        stage("gold")
+        try:
+            gold, _, _ = fetch(path, task["gold"], limits)
+        except _Failure as failure:
+            error, message = failure.args
+            return verdict(False, error if error == NO_DATABASE else GOLD_FAILS, f"{error}: {message}")
+        stage("predicted")
+        try:
+            predicted, count, _ = fetch(path, task["sql"], limits, keep=len(gold))
+        except _Failure as failure:
+            return verdict(False, *failure.args)
+        stage("compare", A_VALUE * len(gold) * len(gold[0]) if gold else 0.0)
+        if count != len(gold):
+            return verdict(False, WRONG_ROWS, f"{count} rows, the gold has {len(gold)}")
+        if not rows_match(gold, predicted, task["ordered"]):
+            if task["ordered"] and rows_match(gold, predicted, False):
+                return verdict(False, WRONG_ORDER, "the rows are right, their order is not")
+            return verdict(False, WRONG_ROWS, _difference(gold, predicted))
+    return verdict(True)
+
+
+def _difference(gold: list[tuple], predicted: list[tuple]) -> str:
+    """Where two results of as many rows differ, for people."""
+    if len(gold[0]) != len(predicted[0]):
+        return f"{len(predicted[0])} columns, the gold has {len(gold[0])}"
+    return f"{len(gold)} rows as in the gold, but other values"
+
+
+def _run(task: dict, limits: Limits, stage) -> dict:
+    started = time.monotonic()
+    stage("predicted")
+    try:
+        rows, _, columns = fetch(task["databases"][0], task["sql"], limits)
+        stage("reply")  # what is left is not the statement's time
+        return _result([_encode_row(row) for row in rows], columns, None, "", time.monotonic() - started)
+    except _Failure as failure:
+        return _result(None, [], *failure.args, time.monotonic() - started)
+
+
+def _digest(rows: Iterable[tuple]) -> str:
+    """A hash of rows, whatever their order."""
+    digest = hashlib.sha256()
+    for line in sorted(repr([int(v) if isinstance(v, float) and v.is_integer() else v for v in row]) for row in rows):
+        digest.update(line.encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _outcome(task: dict, limits: Limits, stage) -> dict:
+    started = time.monotonic()
+    stage("predicted")
+    try:
+        rows, count, columns = fetch(task["databases"][0], task["sql"], limits)
+        return _result([count, _digest(rows)], columns, None, "", time.monotonic() - started)
+    except _Failure as failure:
+        return _result(None, [], *failure.args, time.monotonic() - started)
+
+
+def _programs(task: dict, limits: Limits, stage) -> dict:
+    started = time.monotonic()
+    stage("predicted")
+
+    def program(connection: sqlite3.Connection, sql: str) -> list[tuple] | None:
+        """The steps without their comments, which hold names."""
+        if len(sql) > limits.max_statement_chars:
+            return None
+        try:
+            return [step[:7] for step in connection.execute(f"EXPLAIN {sql}")]
+        except (sqlite3.Error, sqlite3.Warning, ValueError):
+            return None
+
+    def same(connection: sqlite3.Connection, end: float) -> list[bool]:
+        found = []
+        for pair in task["pairs"]:
+            one, other = (program(connection, sql) for sql in pair)
+            # a virtual table's address changes from statement to statement
+            found.append(one == other or re.sub(r"vtab:\w+", "", str(one)) == re.sub(r"vtab:\w+", "", str(other)))
+            if time.monotonic() >= end:
+                raise _Failure(TIMED_OUT, f"stopped after {limits.seconds:g} s")
+        return found
+
+    try:
+        return _result(_read(task["databases"][0], same, limits), [], None, "", time.monotonic() - started)
+    except _Failure as failure:
+        return _result(None, [], *failure.args, time.monotonic() - started)
+
+
+def _main() -> None:
+    """The worker: a task a line on standard input, a reply a line on standard output, until the input ends."""
+    import resource
+
+    limits = Limits(**json.loads(sys.argv[1]))
+    for what, limit in (
+        (resource.RLIMIT_AS, limits.max_memory_bytes),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        try:
+            resource.setrlimit(what, (limit, limit))
+        except (ValueError, OSError):  # a system without it, or a lower limit that is already in force
+            pass
+    gc.disable()  # rows hold no cycles, and looking for some among millions of them takes seconds
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, whatever SQLite is doing
+
+    def stage(name: str, more: float = 0.0) -> None:
+        """Say what begins, and the seconds that it may take: the limit, and `more`."""
+        seconds = limits.seconds + more
+        signal.alarm(math.ceil(seconds) + 1)  # for a parent that is gone and cannot kill any more
+        sys.stdout.write(json.dumps([name, seconds]) + "\n")
+        sys.stdout.flush()
+
+    for line in sys.stdin:
+        task = json.loads(line)
+        try:
+            kinds = dict(gold=_compare, digest=_outcome, pairs=_programs)
+            reply = next((work for key, work in kinds.items() if key in task), _run)(task, limits, stage)
+        except (MemoryError, RecursionError) as error:
+            message = f"memory limit of the worker ({type(error).__name__})"
+            reply = _verdict(False, TOO_LARGE, message, 0.0) if "gold" in task else _result(None, [], TOO_LARGE, message, 0.0)
+        try:
+            text = json.dumps(reply)
+        except MemoryError:
+            text = json.dumps(_result(None, [], TOO_LARGE, "memory limit of the worker", 0.0))
+        del reply
+        signal.alarm(0)
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _main()

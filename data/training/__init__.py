@@ -1,0 +1,1 @@
+"""What a model learns from: examples as tokens, their order and batches, and what is wrong with them."""

@@ -1,0 +1,44 @@
+"""The examples as a Hugging Face dataset, mapped once and cached on disk."""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.benchmark import prompt
+from data.benchmark.schema import Example, Schema
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def encoded(
+    examples: Sequence[Example], schemas: dict[str, Schema], encode: Callable, tokenizer, limit: int, **options: object
+) -> "datasets.Dataset":
+    """The examples (index, db_id, question, sql, values) with the columns that `encode(rows, schemas, tokenizer, limit)` adds.
+
+    `tokenizer` is a fast tokenizer of transformers, `limit` the most tokens of a prompt; `encode` gets the options, too. The
+    result is cached by a fingerprint of all that it depends on: the examples, their schemas, the source of the prompt and of
+    `encode`, the tokenizer, the limit and the options.
+    """
+    import datasets  # takes a second: not for those who only score
+    from datasets.fingerprint import Hasher
+
+    rows = datasets.Dataset.from_list([asdict(example) for example in examples])
+    schemas = {db_id: schemas[db_id] for db_id in sorted(set(rows["db_id"]))}
+    source = [inspect.getsource(prompt), inspect.getsource(encode)]
+    fingerprint = Hasher.hash([rows[:], schemas, source, tokenizer.backend_tokenizer.to_str(), limit, options])
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "text-to-sql"
+    folder.mkdir(parents=True, exist_ok=True)
+    return rows.map(
+        encode,
+        batched=True,
+        fn_kwargs=dict(schemas=schemas, tokenizer=tokenizer, limit=limit, **options),
+        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        new_fingerprint=fingerprint,
+        desc="tokens",
+    )

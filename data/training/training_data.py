@@ -1,0 +1,132 @@
+"""What a run learns from and is asked, as tokens: its examples, its updates, and what is wrong with them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from data.benchmark import sample, spider
+from data.benchmark.schema import Benchmark
+from data.common.errors import UserError
+from data.training.batches import TOGETHER, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
+from data.training.cache import encoded
+from data.training.health import example_warnings
+from data.training.variation import vary
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def load_benchmark(options: Mapping, base: Mapping) -> Benchmark:
+    """The benchmark that a script's options name; `base` says how what is trained was asked. Raises UserError."""
+    directory = sample.build() if options["data"] == "sample" else options["data"]
+    chosen = {name: options[name] for name in ("train_others", "overfit")}
+    if options["overfit"]:
+        splits = ("train",)
+    else:
+        splits = (options["split"],) if options["eval_only"] else ("train", options["split"])
+    return spider.load(directory, splits, **chosen, **{name: base[name] for name in ("plain_sql", "values", "full_names")})
+
+
+class TrainingData:
+    """The examples of a run as tokens, and the updates that they make.
+
+    `train` and `dev`: datasets with the columns of `cache.encoded`. `train` lacks questions that are too long; where none
+    is trained on, it is the split that is evaluated. `dev` is of that split what --eval_examples asks for, evenly spaced.
+    `updates`: optimiser steps of the whole run; `per_update`: examples in each, over all ranks.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        options: Mapping,
+        encode: Callable,
+        tokenizer,
+        apart: bool,
+        **how: object,
+    ):
+        """Encode the examples, or read them from the cache.
+
+        `options` are a script's, by name; `encode` and `tokenizer` as `encoded` takes them, with `how`, of which `share` says
+        that examples share schemas. `apart`: prompts and answers are padded on their own, as for an encoder and a decoder.
+        Raises UserError where all questions are too long.
+        """
+        self.options, self.tokenizer, self.apart = options, tokenizer, apart
+        evaluated, learned = benchmark.evaluated, "train" if "train" in benchmark.splits else benchmark.evaluated
+
+        def tokens_of(asked: Benchmark, split: str) -> "datasets.Dataset":
+            return encoded(asked.splits[split], asked.schemas, encode, tokenizer, options["max_input_tokens"], **how)
+
+        self.train = tokens_of(benchmark, learned)
+        fitting = self._fitting(self.train)
+        if not fitting:
+            raise UserError(f"all {len(self.train):,} questions are longer than --max_input_tokens: raise it, or shorten them")
+        self.questions, self.left_out = len(fitting), len(self.train) - len(fitting)
+        self.per_update = options["update_examples"]
+        epoch = -(-self.questions // self.per_update)
+        self.updates = 0 if options["eval_only"] else options["max_updates"] or options["epochs"] * epoch
+        most = options["vary_schema"] if self.updates else 0.0
+        self.variants = max(1, -(-self.updates // epoch)) if most else 1  # epochs that are begun
+        if most:
+            short = [benchmark.splits[learned][i] for i in fitting]
+            asked = replace(benchmark, splits=benchmark.splits | {learned: short})
+            together = TOGETHER if how.get("share") else 1
+            self.train = tokens_of(vary(asked, most, self.variants, options["seed"], together), learned)
+        elif self.left_out:
+            self.train = self.train.select(fitting)
+        dev = tokens_of(benchmark, evaluated)
+        count = min(options["eval_examples"] or len(dev), len(dev))
+        self.dev = dev.select([i * len(dev) // count for i in range(count)])
+        self.prompts, self.answers = ([len(ids) for ids in self.train[column][:]] for column in ("input_ids", "labels"))
+        self.lengths = [sum(pair) for pair in zip(self.prompts, self.answers)]
+        shared = self.train["shared"][:] if how.get("share") else [0] * len(self.train)
+        self.schemas = [(name if tokens else i, tokens) for i, (name, tokens) in enumerate(zip(self.train["db_id"], shared))]
+
+    def _fitting(self, rows: "datasets.Dataset") -> list[int]:
+        """The places of the questions that fit --max_input_tokens, if need be without all that may leave their schemas."""
+        return [i for i, ids in enumerate(rows["input_ids"][:]) if len(ids) <= self.options["max_input_tokens"]]
+
+    def health(self, ending: str, collate: Callable, joined: bool = False) -> tuple[str, list[str]]:
+        """What is learned from, in words, and what is wrong with it; the arguments are those of `example_warnings`."""
+        count = self.questions
+        line = describe(self.prompts[:count], self.answers[:count], self.schemas[:count], self.per_update)
+        warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, collate, joined)
+        shortened = sum(self.train["shortened"][:count])
+        learned = self.tokenizer.decode(self.train[0]["labels"])
+        longer = f"are longer than --max_input_tokens {self.options['max_input_tokens']:,}"
+        if self.left_out and self.updates:
+            warnings.append(f"{self.left_out:,} of {count + self.left_out:,} questions {longer}: they are left out of training")
+        if unasked := len(self.dev) - len(self._fitting(self.dev)):
+            warnings.append(f"{unasked:,} of {len(self.dev):,} questions {longer}: they are not asked, and count as wrong")
+        return (
+            f"{count:,} {'training ' if self.updates else ''}examples, {shortened} with a shortened schema | {line}\n"
+            f"the first answer as the model learns it: {learned}"
+        ), warnings
+
+    def passes(self, ranks: int, room: int, start: int = 0, stop: int | None = None) -> list[list[list[list[int]]]]:
+        """For each update from `start` on its forward passes, of each the examples of every rank.
+
+        `room`: tokens of a rank's pass, of which --batch_size examples at most. What an update holds depends on neither.
+        Raises UserError where an update has fewer examples than there are ranks.
+        """
+        if self.updates and self.per_update < ranks:
+            raise UserError(f"--update_examples {self.per_update} is less than one for each of {ranks} GPUs: raise it")
+        count, most, found = self.questions, self.options["batch_size"], []
+        updates_per_epoch = -(-count // self.per_update)
+        for update in range(start, self.updates if stop is None else min(stop, self.updates)):
+            epoch, place = divmod(update, updates_per_epoch)
+            if not found or not place:
+                first = epoch % self.variants * count
+                own = slice(first, first + count)
+                updates = epoch_updates(self.lengths[own], self.schemas[own], self.per_update, self.options["seed"], epoch)
+            chosen = [first + index for index in updates[place]]
+            if self.apart:
+                found.append(padded_passes(chosen, self.prompts, self.answers, ranks, room, most))
+            else:
+                found.append(packed_passes(chosen, self.lengths, self.schemas, ranks, room, most))
+        return found
+
+    def tokens(self, passes: Sequence[Sequence[Sequence[int]]]) -> tuple[int, int]:
+        """Tokens of the prompts of an update's passes, a shared schema once in each, and of the answers."""
+        batches = [batch for each in passes for batch in each]
+        answers = sum(self.answers[i] for batch in batches for i in batch)
+        return sum(sum(shared_tokens(batch, self.prompts, self.schemas)) for batch in batches), answers
