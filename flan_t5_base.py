@@ -11,59 +11,20 @@
 A run leaves runs/flan_t5_base: report.html, curves.png, result.json, predictions.jsonl, log.jsonl, best/ and last/.
 """
 
-import json
-import os
-import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
-import bitsandbytes as bnb
-import torch
-import torch.distributed.run
 import tyro
-from accelerate import Accelerator, init_empty_weights
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.tuners.trainable_tokens import TrainableTokensLayer
-from peft.utils import load_peft_weights
-from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast, T5Config
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
-from transformers.integrations import replace_with_bnb_linear
-from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
-from data.answers.candidates import candidates, scored, too_long
-from data.answers.constrained import Grammars, grammars_for
-from data.answers.score import totals
-from data.benchmark.prompt import fit, prompt, target
-from data.benchmark.schema import Benchmark, Schema
-from data.common.errors import UserError, exit_on_user_error
-from data.common.files import read_object
-from data.run.ask import bare_ask, conversation
-from data.run.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
+from data.common.errors import exit_on_user_error
+from data.run.ask import bare_ask
 from data.run.options import defaults, settled
-from data.run.run_folder import RunFolder
-from data.run.signals import Stop, for_launcher
-from data.training.health import first_loss, learned
-from data.training.small_tokenizer import word_tokenizer
-from data.training.training_data import TrainingData, load_benchmark
-from data.with_torch.memory import compiles, forward_tokens
-from data.with_torch.search import Hypotheses, Search, does_not_fit
 
 SCRIPT = Path(__file__).stem
 
@@ -134,27 +95,44 @@ def parse() -> Args:
     return settled(args, Args, PUBLISHED)
 
 
-# ------------------------------------------------------------------------------------------------------------ set-up
+if __name__ == "__main__":
+    CALLED = exit_on_user_error(parse)  # --help and a wrong option are answered before the imports below, which take seconds
 
+import bitsandbytes as bnb
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from tokenizers.processors import TemplateProcessing
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig
+from transformers import PreTrainedTokenizerFast as Tokenizer
+from transformers import T5Config as Config
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
+from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
-def launch(processes: int) -> None:
-    """Run this script in so many processes (0: one a visible GPU) and exit with their code; return where one will do."""
-    gpus = torch.cuda.device_count()
-    processes = processes or max(1, gpus)
-    if "LOCAL_RANK" in os.environ or processes == 1:
-        return
-    if gpus and processes > gpus:
-        raise UserError(f"--processes {processes} is out of range: each needs a GPU of its own, and {gpus} are visible")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    for_launcher()
-    try:
-        torch.distributed.run.main(["--standalone", f"--nproc_per_node={processes}", *sys.argv])
-    except ChildFailedError as error:  # a rank has said why
-        sys.exit(max(1, *(failure.exitcode for failure in error.failures.values())))
-    except SignalException as error:  # the ranks have had it, too
-        sys.exit(128 + error.sigval)
-    sys.exit(0)
-
+from data.answers.candidates import scored
+from data.answers.constrained import Grammars, grammars_for
+from data.answers.score import totals
+from data.benchmark.prompt import fit, prompt, target
+from data.benchmark.schema import Benchmark, Schema
+from data.run.ask import conversation
+from data.run.checkpoints import base_of, checkpoint_of, record_of, replace_folder, room_for, seal
+from data.run.run_folder import START, RunFolder
+from data.run.signals import Stop
+from data.training.health import first_loss, learned
+from data.training.small_tokenizer import word_tokenizer
+from data.training.training_data import TrainingData, load_benchmark
+from data.with_torch import quantised
+from data.with_torch.answering import Questions
+from data.with_torch.memory import compiles, forward_tokens
+from data.with_torch.models import check_vocabulary, config_of, count_parameters, numel, tokenizer_of
+from data.with_torch.processes import launch, peak_memory
+from data.with_torch.search import Hypotheses, Search
+from data.with_torch.t5 import add_pieces, lean_biases
 
 # ------------------------------------------------------------------------------------------------------------ tokens
 
@@ -162,35 +140,19 @@ MISSING = "<{}\\^~`"  # characters of SQL that T5's vocabulary lacks: it would w
 PIECES = [space + character for character in MISSING for space in ("", "▁")]  # within a word, and at its start
 
 
-def load_tokenizer(args: Args, benchmark: Benchmark | None = None) -> PreTrainedTokenizerFast:
-    """The tokenizer of --model, or one trained on the benchmark, with the pieces that T5 lacks."""
-    checkpoint = checkpoint_of(args.model)
-    try:
-        small = args.tiny and not checkpoint
-        tokenizer = small_tokenizer(benchmark) if small else from_hub(AutoTokenizer, checkpoint or args.model)
-    except UserError:
-        if not args.random_weights:
-            raise
-        print("no tokenizer at hand: a small one stands in, and numbers of tokens differ from the real one's")
-        tokenizer = small_tokenizer(benchmark)
-    tokenizer.model_max_length = int(1e9)  # T5's positions are relative: this script's options are the limits
-    # into the vocabulary itself: after an added token, T5's decoder would write a space that was not there
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary = spec["model"]["vocab"]
-    known, lowest = {piece for piece, _ in vocabulary}, min(score for _, score in vocabulary)
-    vocabulary += [[piece, lowest] for piece in PIECES if piece not in known]
-    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(spec))
-    return tokenizer
+def load_tokenizer(args: Args, benchmark: Benchmark | None = None) -> Tokenizer:
+    """The tokenizer of --model, or one made from the benchmark, with the pieces that T5 lacks."""
+    return add_pieces(tokenizer_of(asdict(args), partial(small_tokenizer, benchmark)), PIECES)
 
 
-def small_tokenizer(benchmark: Benchmark) -> PreTrainedTokenizerFast:
+def small_tokenizer(benchmark: Benchmark) -> Tokenizer:
     """A tokenizer of T5's kind with the same gaps, made on the spot."""
     tokenizer = word_tokenizer(benchmark, special=["<pad>", "</s>", "<unk>"], lacking=MISSING)
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return Tokenizer(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
-def encode(rows: dict, schemas: dict[str, Schema], tokenizer: PreTrainedTokenizerFast, limit: int) -> dict:
+def encode(rows: dict, schemas: dict[str, Schema], tokenizer: Tokenizer, limit: int) -> dict:
     """Examples -> input_ids (prompt, end) of at most `limit` tokens, labels (SQL, end), and whether schema was left out."""
     triples = zip(rows["question"], rows["db_id"], rows["values"])
     asked = [(question, schemas[db_id], values) for question, db_id, values in triples]
@@ -223,35 +185,11 @@ def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
 CONFIG = dict(vocab_size=32128, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12, dropout_rate=0.1,
               feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0)  # fmt: skip
 TINY_CONFIG = CONFIG | dict(vocab_size=2048, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0)
-MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
 
 
-def from_hub(auto: type, source: str | Path):
-    """A configuration or tokenizer from a directory or the hub. Raises UserError where it is not to be had."""
-    try:
-        return auto.from_pretrained(source)
-    except Exception as error:  # a directory that is no model's raises many kinds
-        remedy = "name a model's directory with --model DIR, or use --tiny or --random_weights"
-        raise UserError(f"the model {source} can be neither found nor downloaded: {remedy} ({error})") from None
-
-
-def load_config(base: dict) -> T5Config:
+def load_config(base: dict) -> Config:
     """The architecture. Raises UserError where this script does not train it, or this machine cannot."""
-    gpu = torch.cuda.is_available()
-    remedy = "use a machine with a GPU, name a small model's directory with --model DIR, or use --tiny"
-    if gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one")
-    if base["tiny"] or base["random_weights"]:
-        config = T5Config(**(TINY_CONFIG if base["tiny"] else CONFIG))
-    elif gpu or Path(base["model"]).is_dir():
-        config = from_hub(AutoConfig, base["model"])
-    else:
-        raise UserError(f"no GPU is visible for {base['model']}, no directory: {remedy}; --random_weights needs a GPU too")
-    if config.model_type != "t5":
-        raise UserError(f"the model {base['model']} is of the type {config.model_type}: {SCRIPT}.py trains t5")
-    if not gpu and sum(weight.numel() for weight in skeleton(config).parameters()) > MAX_CPU_PARAMETERS:
-        raise UserError(f"no GPU is visible, and {base['model']} is too large for a CPU: {remedy}")
-    return config
+    return config_of(base, AutoModelForSeq2SeqLM, Config, TINY_CONFIG if base["tiny"] else CONFIG, SCRIPT)
 
 
 def quantization() -> BitsAndBytesConfig:
@@ -262,41 +200,21 @@ def quantization() -> BitsAndBytesConfig:
                               bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_storage=dtype)  # fmt: skip
 
 
-def skeleton(config: T5Config) -> torch.nn.Module:
+def skeleton(config: Config) -> torch.nn.Module:
     """The model with its linear layers in 4 bits and no memory for its weights (meta device)."""
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForSeq2SeqLM.from_config(config, dtype=quantization().bnb_4bit_compute_dtype)
-    model.tie_weights()  # some versions of transformers leave them apart on the meta device
+    model = quantised.skeleton_of(AutoModelForSeq2SeqLM, config, quantization())
     if not config.scale_decoder_outputs:  # T5 1.1 and Flan: transformers ties the output layer where no checkpoint unties it
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
-    return replace_with_bnb_linear(model, ["lm_head"], quantization())
-
-
-def random_model(config: T5Config, seed: int, device: torch.device) -> torch.nn.Module:
-    """Random weights, drawn and quantised on `device` one layer at a time."""
-    model, generator = skeleton(config), torch.Generator(device).manual_seed(seed)
-    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied weights stay tied
-    for path, module in model.named_modules():
-        for name, empty in list(module.named_parameters(recurse=False)):
-            if empty not in made:
-                weight = torch.ones(empty.shape, device=device, dtype=quantization().bnb_4bit_compute_dtype)
-                if weight.dim() == 2:
-                    std = 1.0 if isinstance(module, torch.nn.Embedding) else weight.shape[1] ** -0.5
-                    std *= config.d_kv**-0.5 if path.endswith(".q") else 1.0  # T5 does not scale its attention scores
-                    weight.normal_(0, std, generator=generator)
-                if isinstance(module, bnb.nn.Linear4bit):
-                    how = dict(quant_type="nf4", compress_statistics=True, quant_storage=weight.dtype, module=module)
-                    made[empty] = bnb.nn.Params4bit(weight, requires_grad=False, **how).to(device)
-                else:
-                    made[empty] = torch.nn.Parameter(weight, requires_grad=False)
-            setattr(module, name, made[empty])
-    # the output layer starts as the embeddings, so that words of the question are easy to copy
-    model.lm_head.weight.data.copy_(model.get_input_embeddings().weight * config.d_model**-0.5)
-    model.is_loaded_in_4bit = True
     return model
 
 
-def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> PeftModel:
+def random_model(config: Config, seed: int, device: torch.device) -> torch.nn.Module:
+    """The 4-bit model with random weights."""
+    scale = dict(scale=lambda path: config.d_kv**-0.5 if path.endswith(".q") else 1.0)  # T5 does not scale attention scores
+    return quantised.random_base(skeleton(config), seed, device, quantization(), **scale)
+
+
+def load_model(args: Args, base: dict, config: Config, tokenizer: Tokenizer, device: torch.device) -> PeftModel:
     """The 4-bit base with its LoRA, new or from the checkpoint that --model names."""
     if base["tiny"] or base["random_weights"]:
         model = random_model(config, base["seed"], device)
@@ -304,100 +222,38 @@ def load_model(args: Args, base: dict, config: T5Config, tokenizer: PreTrainedTo
         T5PreTrainedModel._keep_in_fp32_modules = None  # `wo` in 4 bits too: it was kept out of them for fp16's sake
         how = dict(quantization_config=quantization(), dtype=quantization().bnb_4bit_compute_dtype, device_map={"": device})
         model = AutoModelForSeq2SeqLM.from_pretrained(base["model"], config=config, **how)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise UserError(f"{base['model']} has fewer embeddings than its tokenizer has pieces: name a whole model")
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            # else bitsandbytes repacks the weights at the first evaluation, and training after it loses its gradient
-            module.support_avx512bf16_for_cpu = False
-    lean_biases(model)
+    check_vocabulary(model, tokenizer, base["model"])
+    lean_biases(quantised.keep_packed(model))
     # else PEFT takes the two for one, and leaves out the rows of the output layer
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
-    if checkpoint := checkpoint_of(args.model):
-        return rows_at_hand(PeftModel.from_pretrained(model, checkpoint, is_trainable=True))
-    return rows_at_hand(add_lora(model, args, tokenizer))
+    checkpoint = checkpoint_of(args.model)
+    model = quantised.load_adapter(model, checkpoint, True) if checkpoint else add_lora(model, args, tokenizer)
+    return quantised.with_rows_on_device(model)
 
 
-def lean_biases(model: torch.nn.Module) -> None:
-    """Have the position biases made as attention takes them: in autocast's type and row by row.
-
-    transformers lays them out head by head within a position, in float32, and each layer lays the mask of every example over
-    them: a tensor as large as the scores, that each would have to convert, forward and backward.
-    """
-
-    def lean(compute: Callable[..., torch.Tensor], *lengths, **how) -> torch.Tensor:
-        bias = compute(*lengths, **how)
-        kind = bias.device.type
-        return bias.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else bias.dtype).contiguous()
-
-    for stack in (model.encoder, model.decoder):
-        attention = stack.block[0].layer[0].SelfAttention
-        attention.compute_bias = partial(lean, attention.compute_bias)
-
-
-def add_lora(model: torch.nn.Module, args: Args, tokenizer: PreTrainedTokenizerFast) -> PeftModel:
+def add_lora(model: torch.nn.Module, args: Args, tokenizer: Tokenizer) -> PeftModel:
     """LoRA on --lora_targets, and the rows of the pieces that T5 lacked. Raises UserError for targets that are not there."""
-    linear = {path.split(".")[-1] for path, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
-    targets = args.lora_targets if args.lora_targets == "all-linear" else args.lora_targets.split(",")
-    if targets != "all-linear" and not set(targets) <= linear:
-        raise UserError(f"--lora_targets {args.lora_targets}: the model has {','.join(sorted(linear))}, or all-linear")
-    pieces, kin = tokenizer.convert_tokens_to_ids(PIECES), tokenizer.convert_tokens_to_ids([">", "▁>"])
+    rows, alike = tokenizer.convert_tokens_to_ids(PIECES), tokenizer.convert_tokens_to_ids([">", "▁>"])
     for matrix in (model.get_input_embeddings().weight, model.lm_head.weight):
-        matrix.data[pieces] = matrix.data[kin].repeat(len(MISSING), 1)  # a better start than rows that nothing has trained
+        matrix.data[rows] = matrix.data[alike].repeat(len(MISSING), 1)  # a better start than rows that nothing has trained
     if args.tiny:
-        pieces = list(range(len(tokenizer)))  # here nothing has trained any row
+        rows = list(range(len(tokenizer)))  # here nothing has trained any row
     return get_peft_model(model, LoraConfig(
         task_type="SEQ_2_SEQ_LM", r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout,
-        target_modules=targets, trainable_token_indices=dict.fromkeys(["embed_tokens", "lm_head"], pieces),
+        target_modules=quantised.lora_targets(model, args.lora_targets),
+        trainable_token_indices=dict.fromkeys(["embed_tokens", "lm_head"], rows),
     ))  # fmt: skip
 
 
-def rows_at_hand(model: PeftModel) -> PeftModel:
-    """The model with the numbers of its trained rows on its device.
-
-    PEFT copies them there at each call, which takes time, and which no CUDA graph captures.
-    """
-
-    def merged(layer: TrainableTokensLayer, rows: torch.Tensor, active: list[str]) -> torch.Tensor:
-        weight = layer.get_base_layer().weight
-        return weight.index_copy(0, rows, layer.trainable_tokens_delta[active[0]].to(weight))
-
-    for layer in model.modules():
-        if isinstance(layer, TrainableTokensLayer):
-            (rows,) = layer.token_indices.values()
-            layer.get_merged_weights = partial(merged, layer, torch.tensor(rows, device=layer.get_base_layer().weight.device))
-    return model
-
-
-def numel(weight: torch.nn.Parameter) -> int:
-    """The number of weights, also where they are packed."""
-    state = getattr(weight, "quant_state", None)
-    return state.shape.numel() if state else weight.numel()
-
-
-def answer_loss(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def answer_loss(model, **batch: torch.Tensor) -> torch.Tensor:
     """The summed cross-entropy of a batch's answer tokens, float32."""
     return model(**batch).loss.float() * (batch["labels"] != -100).sum()
-
-
-def count_parameters(model: torch.nn.Module) -> dict:
-    """All and trainable weights, and the trainable share: of all, and with 4-bit weights counted as stored, two a byte."""
-    total = trainable = packed = 0
-    for weight in model.parameters():
-        count = numel(weight)
-        total += count
-        trainable += count if weight.requires_grad else 0
-        packed += count // 2 if isinstance(weight, bnb.nn.Params4bit) else count
-    return dict(parameters=total, trainable_parameters=trainable, trainable_percent=100 * trainable / total,
-                trainable_percent_packed=100 * trainable / packed)  # fmt: skip
 
 
 def flops_per_token(model: PeftModel) -> tuple[int, int]:
     """Training FLOPs of a prompt token and of an answer token: 4 a weight that it passes, as the base gets no gradient."""
     base = model.get_base_model()
-    parts = (base.encoder.block, base.decoder.block, base.lm_head)
-    encoder, decoder, last = (sum(map(numel, part.parameters())) for part in parts)
-    return 4 * encoder, 4 * (decoder + last)
+    return 4 * numel(base.encoder.block), 4 * numel(base.decoder.block, base.lm_head)
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation
@@ -410,33 +266,12 @@ def generate(
     model, tokenizer, examples: Dataset, schemas: dict[str, Schema], args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
-    """Up to --num_beams answers to each example, likeliest first, `too_long` to some; None once a signal asks to stop.
-
-    Every rank writes a share, and gets all. Where there are `grammars`, answers are held to that of their database.
-    """
-    lengths, limit = [len(ids) for ids in examples["input_ids"]], args.max_input_tokens
-    mine = sorted((i for i, length in enumerate(lengths) if length <= limit), key=lambda i: -lengths[i])
-    mine = mine[accelerator.process_index :: accelerator.num_processes]
-    answers, room, end = [], sys.maxsize, tokenizer.eos_token_id  # room: how many tokens a batch may hold
-    bar = tqdm(total=len(mine), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
-    while len(answers) < len(mine) and not stop.requested:
-        longest = lengths[mine[len(answers)]] + args.max_output_tokens
-        size = max(1, min(args.eval_batch_size, room // longest))
-        chosen = mine[len(answers) : len(answers) + size]
-        rows = [dict(examples[i], schema=schemas[examples[i]["db_id"]]) for i in chosen]
-        try:
-            with accelerator.autocast():
-                written = write(model.get_base_model(), rows, args, tokenizer, grammars, accelerator.device)
-        except RuntimeError as error:
-            if size == 1 or not does_not_fit(error):
-                raise
-            room = size * longest // 2
-            print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")
-            continue
-        answers += zip(chosen, (candidates(one.best(args.num_beams), tokenizer, end) for one in written))
-        bar.update(len(chosen))
-    everyone = gather_object(answers) + [(i, too_long(length, limit)) for i, length in enumerate(lengths) if length > limit]
-    return [own for _, own in sorted(everyone, key=itemgetter(0))] if len(everyone) == len(examples) else None
+    """Up to --num_beams answers to each example, likeliest first, held to `grammars`; None once a signal asks to stop."""
+    questions = Questions(examples, schemas, asdict(args), accelerator)
+    while (rows := questions.batch()) and not stop.requested:
+        with questions.halved(), accelerator.autocast():
+            questions.take(write(model.get_base_model(), rows, args, tokenizer, grammars, accelerator.device))
+    return questions.answers(tokenizer)
 
 
 def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None, device: torch.device) -> list[Hypotheses]:
@@ -445,7 +280,7 @@ def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | N
     The beams of an example stand side by side as one sequence of its decoder, so that they share what the encoder made of its
     prompt; each attends to its own tokens. Keys and values have all their places from the beginning.
     """
-    batch = collate(rows, tokenizer.pad_token_id)
+    batch = collate([row | dict(labels=[]) for row in rows], tokenizer.pad_token_id)
     inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
     count, beams, steps = len(rows), args.num_beams, args.max_output_tokens
     self_cache = StaticCache(config=model.config, max_cache_len=steps * beams)
@@ -509,20 +344,17 @@ def evaluate(
 def ask(args: Args) -> None:
     """Answer --ask, its file's questions, or those that are typed. Raises UserError where nothing is trained."""
     base = base_of(asdict(args), SCRIPT)
-    # what is wrong with the database is said before a model is loaded
-    talk, stop = conversation(asdict(args), base), Stop()
-    if (base["tiny"] or base["random_weights"]) and not checkpoint_of(args.model):
-        raise UserError("random weights know no answers: train first, or name a run with --model")
+    talk, stop = conversation(asdict(args), base), Stop()  # what is wrong with the database is said before a model is loaded
     config, tokenizer = load_config(base), load_tokenizer(args)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    gpu = torch.cuda.is_available()
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
     def answer(rows: dict, schemas: dict[str, Schema]) -> list[list[dict]] | None:
-        names = rows["db_id"]
-        rows = encode(rows, schemas, tokenizer, args.max_input_tokens)
-        asked = Dataset.from_dict(rows | dict(db_id=names))
-        return generate(model, tokenizer, asked, schemas, args, accelerator, stop, grammars)
+        tokens = encode(rows, schemas, tokenizer, args.max_input_tokens)
+        examples = Dataset.from_dict(tokens | dict(db_id=rows["db_id"]))
+        return generate(model, tokenizer, examples, schemas, args, accelerator, stop, grammars)
 
     talk.go(answer, stop)
 
@@ -550,7 +382,7 @@ def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, s
 
 def load(accelerator: Accelerator, model, folder: Path) -> dict:
     """Restore adapter, optimiser and random states from `folder` -> the state of the loop."""
-    state = read_object(folder / "checkpoint.json", "there is nothing to resume: start without --resume")["state"]
+    state = record_of(folder)["state"]
     set_peft_model_state_dict(accelerator.unwrap_model(model), load_peft_weights(folder, device="cpu"))
     accelerator.load_state(str(folder / "resume"))
     return state
@@ -565,133 +397,85 @@ def learning_rate(args: Args, update: int, total: int) -> float:
     return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
 
 
-def peak_memory() -> int:
-    """The most bytes that this process held: allocated on its GPU, or resident on a CPU."""
-    gpu = torch.cuda.is_available()
-    return torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def main() -> None:
-    args = parse()
+def main(args: Args | None = None) -> None:
+    """Do what the options, or else the command line, say; what a user can get wrong is found before anything starts."""
+    args = args or parse()
     if args.db or args.ask:
         return ask(args)
-    # what a user can get wrong is found here, once, before any process or model is started
     base = base_of(asdict(args), SCRIPT)
     benchmark = load_benchmark(asdict(args), base)
     config, tokenizer = load_config(base), load_tokenizer(args, benchmark)
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     launch(args.processes)
+    train(args, base, benchmark, config, tokenizer, grammars)
 
+
+def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Tokenizer, grammars: Grammars | None) -> None:
+    """One run: training, its evaluations and its checkpoints."""
     gpu = torch.cuda.is_available()
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # without `cpu`, each process on a machine with no GPU would take itself for the only one
     accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no", **tracker)
     ranks, device = accelerator.num_processes, accelerator.device
-    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
+    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
-
     with accelerator.main_process_first():
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=True)
-    train, dev, total = data.train, data.dev, data.updates
     folder.health(0, *data.health("]", collate))
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
-    counts, (prompt_flops, answer_flops) = count_parameters(model), flops_per_token(model)
-    accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
-                      f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
-    layers = [*model.get_base_model().encoder.block, *model.get_base_model().decoder.block]
+    counts, flops = count_parameters(model), flops_per_token(model)
+    folder.counted(counts)
+    stacks = model.get_base_model()
+    layers = [*stacks.encoder.block, *stacks.decoder.block]
     for layer in layers if compiles(args.compile, gpu, args.max_updates, args.eval_only) else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    collate_train = partial(collate, pad=tokenizer.pad_token_id)
-
-    def gradient(examples: list[int]) -> None:
-        batch = {name: tensor.to(device) for name, tensor in collate_train([train[i] for i in examples]).items()}
-        try:
-            with accelerator.autocast():
-                answer_loss(model, batch).backward()
-        finally:
-            model.zero_grad()
-
+    collate_train, loss = partial(collate, pad=tokenizer.pad_token_id), partial(answer_loss, model)
     # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in
     kept = (2 + 4 * (ranks > 1)) * counts["trainable_parameters"]
-    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, gradient, kept)
+    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, loss, collate_train, kept)
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
     model, optimizer = accelerator.prepare(model.train(), adamw(trainable, lr=args.learning_rate, weight_decay=0.0))
     set_seed(args.seed, device_specific=True)  # dropout differs
-    # the frozen base stays out of checkpoints: its quantised weights could not be loaded back
-    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
-    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+    quantised.leave_base_out(accelerator)
 
-    state = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
-    if args.resume:
-        recover(folder.path / "last")
-        state = load(accelerator, model, folder.path / "last")
-        folder.rewind(state)
-    start, stopping, stop = state["update"], False, Stop()
+    state = folder.rewind(load(accelerator, model, folder.path / "last")) if args.resume else dict(START)
+    start, total, stopping, stop = state["update"], data.updates, False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
     plan = data.passes(ranks, room, start)
     mine = [each[accelerator.process_index] for passes in plan for each in passes]
-    loader = iter(DataLoader(train, batch_sampler=mine, collate_fn=collate_train))
-    model.train()
+    loader = iter(DataLoader(data.train, batch_sampler=mine, collate_fn=collate_train))
     stop.listen()
-
     for update in range(start, total + 1):
         last = update == total
         # once in a while, and at the end: evaluate, and keep the best
-        due = last or (args.eval_every and update % args.eval_every == 0 and update > state["evaluated"])
-        if due and not stopping:
-            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator, stop, grammars)
+        if not stopping and (last or args.eval_every and update % args.eval_every == 0 and update > state["evaluated"]):
+            rows, figures = evaluate(model, tokenizer, benchmark, data.dev, args, accelerator, stop, grammars)
             stopping = rows is None
-        if due and not stopping:
-            state["evaluated"] = update
-            folder.log_evaluation(update, total, rows, figures)
-            if figures["execution_accuracy"] > state["best"] and keeping:
-                state["best"] = figures["execution_accuracy"]
+            if not stopping and folder.log_evaluation(state, total, rows, figures) and keeping:
                 save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
         # once in a while, at the end, and where a signal asks to stop: save
-        now = last or stopping or (args.save_every > 0 and update % args.save_every == 0 and update > start)
-        if now and keeping:
+        if keeping and (last or stopping or args.save_every and update % args.save_every == 0 and update > start):
             save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
         if stopping:
             stop.leave(update, f"{folder.path}/last" if keeping else None)
         if last:
             break
-
-        # ---- one update
-        began = time.perf_counter()
-        passes = plan[update - start]
-        prompt_tokens, answer_tokens = data.tokens(passes)
-        rate = learning_rate(args, update, total)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss_sum = torch.zeros((), device=device)
-        for number in range(len(passes)):
-            batch = {name: tensor.to(device) for name, tensor in next(loader).items()}
-            accelerator.sync_gradients = number + 1 == len(passes)
-            with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
-                loss = answer_loss(model, batch)
-                # each answer token of the update counts the same; ranks are averaged
-                accelerator.backward(loss * (ranks / answer_tokens))
-            loss_sum += loss.detach()
-        accelerator.clip_grad_norm_(trainable, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        began, passes, rate = time.perf_counter(), plan[update - start], learning_rate(args, update, total)
+        tokens, batches = data.tokens(passes), [next(loader) for _ in passes]
+        loss_sum = optimise(accelerator, model, optimizer, batches, tokens[1], rate)
         # all ranks stop where one has a signal
-        sums = torch.stack([loss_sum, torch.tensor(float(stop.requested), device=device)])
-        loss, stopping = accelerator.reduce(sums).tolist()
-        loss /= answer_tokens
-        seconds = time.perf_counter() - began
-        # ----
+        loss, stopping = accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(stop.requested)])).tolist()
+        loss, seconds = loss / tokens[1], time.perf_counter() - began
         folder.check_loss(loss, update, rate, keeping)
         if update == 0 and not checkpoint_of(args.model):
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
-        flops = prompt_flops * prompt_tokens + answer_flops * answer_tokens
-        record = dict(loss=loss, learning_rate=rate, seconds=seconds, tokens=prompt_tokens + answer_tokens)
-        state = folder.log_update(state, total, data.per_update, flops, **record, memory_gib=peak_memory() / 2**30)
+        record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
+        state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
 
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
@@ -701,5 +485,23 @@ def main() -> None:
     accelerator.end_training()
 
 
+def optimise(accelerator: Accelerator, model, optimizer, batches: list[dict], answer_tokens: int, rate: float):
+    """One update by the forward passes `batches` -> the summed loss of this rank; each answer token counts the same."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss_sum = torch.zeros((), device=accelerator.device)
+    for number, batch in enumerate(batches, 1):
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        accelerator.sync_gradients = number == len(batches)
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
+            loss = answer_loss(model, **batch)
+            accelerator.backward(loss * (accelerator.num_processes / answer_tokens))  # ranks are averaged
+        loss_sum += loss.detach()
+    accelerator.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss_sum
+
+
 if __name__ == "__main__":
-    exit_on_user_error(main)
+    exit_on_user_error(partial(main, CALLED))

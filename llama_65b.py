@@ -14,7 +14,6 @@ A run leaves runs/llama_65b: report.html, curves.png, result.json, predictions.j
 """
 
 import os
-import resource
 import shutil
 import sys
 import time
@@ -24,49 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-# batches of many sizes would leave gaps of gigabytes in a GPU's memory; the second is the variable's older name; it is read
-# when CUDA starts, which importing bitsandbytes does
-os.environ.setdefault("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"))
-
-import bitsandbytes as bnb
-import torch
-import torch.distributed.run
 import tyro
-from accelerate import Accelerator, init_empty_weights
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.tuners.trainable_tokens import TrainableTokensLayer
-from peft.utils import load_peft_weights
-from tokenizers.processors import TemplateProcessing
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, StaticCache
-from transformers import LlamaConfig as Config
-from transformers import PreTrainedTokenizerFast as Tokenizer
-from transformers.integrations import replace_with_bnb_linear
 
-from data.answers.candidates import candidates, scored, too_long
-from data.answers.constrained import Grammars, grammars_for
-from data.answers.score import totals
-from data.benchmark.prompt import CUE, fit, question_first, schema_first, target
-from data.benchmark.schema import Benchmark, Schema
-from data.common.errors import UserError, exit_on_user_error
-from data.common.files import read_object
-from data.run.ask import bare_ask, conversation
-from data.run.checkpoints import base_of, checkpoint_of, recover, replace_folder, room_for, seal
+from data.common.errors import exit_on_user_error
+from data.run.ask import bare_ask
 from data.run.options import defaults, settled
-from data.run.run_folder import RunFolder
-from data.run.signals import Stop, for_launcher
-from data.training.batches import SPAN, shared_packs, tree
-from data.training.health import first_loss, learned
-from data.training.small_tokenizer import word_tokenizer
-from data.training.training_data import TrainingData, load_benchmark
-from data.with_torch.memory import compiles, forward_tokens
-from data.with_torch.search import Hypotheses, Search, branch, does_not_fit
 
 SCRIPT = Path(__file__).stem
 
@@ -142,43 +103,55 @@ def parse() -> Args:
     return settled(args, Args, PUBLISHED)
 
 
-# ------------------------------------------------------------------------------------------------------------ set-up
+if __name__ == "__main__":
+    CALLED = exit_on_user_error(parse)  # --help and a wrong option are answered before the imports below, which take seconds
 
+# batches of many sizes would leave gaps of gigabytes in a GPU's memory; the second is the variable's older name; it is read
+# when CUDA starts, which importing bitsandbytes does
+os.environ.setdefault("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"))
 
-def launch(args: Args) -> None:
-    """Run this script in --processes processes (0: one a visible GPU) and exit with their code; return where one will do."""
-    gpus = torch.cuda.device_count()
-    processes = 1 if args.device_map == "auto" else args.processes or max(1, gpus)
-    if "LOCAL_RANK" in os.environ or processes == 1:
-        return
-    if gpus and processes > gpus:
-        raise UserError(f"--processes {processes} is out of range: each needs a GPU of its own, and {gpus} are visible")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    for_launcher()
-    try:
-        torch.distributed.run.main(["--standalone", f"--nproc_per_node={processes}", *sys.argv])
-    except ChildFailedError as error:  # a rank has said why
-        sys.exit(max(1, *(failure.exitcode for failure in error.failures.values())))
-    except SignalException as error:  # the ranks have had it, too
-        sys.exit(128 + error.sigval)
-    sys.exit(0)
+import bitsandbytes as bnb
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from tokenizers.processors import TemplateProcessing
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, StaticCache
+from transformers import LlamaConfig as Config
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
+from data.answers.candidates import scored
+from data.answers.constrained import Grammars, grammars_for
+from data.answers.score import totals
+from data.benchmark.prompt import CUE, fit, question_first, schema_first, target
+from data.benchmark.schema import Benchmark, Schema
+from data.common.errors import UserError
+from data.run.ask import conversation
+from data.run.checkpoints import base_of, checkpoint_of, record_of, replace_folder, room_for, seal
+from data.run.run_folder import START, RunFolder
+from data.run.signals import Stop
+from data.training.batches import tree
+from data.training.health import first_loss, learned
+from data.training.small_tokenizer import word_tokenizer
+from data.training.training_data import TrainingData, load_benchmark
+from data.with_torch import quantised
+from data.with_torch.answering import Questions
+from data.with_torch.memory import compiles, forward_tokens
+from data.with_torch.models import check_vocabulary, config_of, count_parameters, numel, tokenizer_of
+from data.with_torch.packs import packs_of, visible
+from data.with_torch.processes import launch, peak_memory
+from data.with_torch.search import Hypotheses, Search, branch
 
 # ------------------------------------------------------------------------------------------------------------ tokens
 
 
 def load_tokenizer(args: Args, benchmark: Benchmark | None = None) -> Tokenizer:
     """The tokenizer of --model, or one made from the benchmark. Raises UserError for one without an end of sequence."""
-    checkpoint = checkpoint_of(args.model)
-    try:
-        small = args.tiny and not checkpoint
-        tokenizer = small_tokenizer(benchmark) if small else from_hub(AutoTokenizer, checkpoint or args.model)
-    except UserError:
-        if not args.random_weights:
-            raise
-        print("no tokenizer at hand: a small one stands in, and numbers of tokens differ from the real one's")
-        tokenizer = small_tokenizer(benchmark)
-    tokenizer.model_max_length = int(1e9)  # this script's options are the limits
+    tokenizer = tokenizer_of(asdict(args), partial(small_tokenizer, benchmark))
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {args.model} has no end-of-sequence token, and answers would not end: name another")
     if tokenizer.pad_token_id is None:
@@ -220,32 +193,9 @@ def encode(rows: dict, schemas: dict[str, Schema], tokenizer: Tokenizer, limit: 
                 labels=[ids[cue:] + [tokenizer.eos_token_id] for ids in answers], shortened=shortened)  # fmt: skip
 
 
-def padded(sequences: list[list[int]], filler: int, least: int = 0) -> torch.Tensor:
-    """Lists of different lengths -> (lists, longest), which are `least` long at least."""
-    longest = max(least, *map(len, sequences))
-    pads = [[filler] * (longest - len(sequence)) for sequence in sequences]
-    return torch.tensor([ids + pad for ids, pad in zip(sequences, pads)])
-
-
 def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
     """Examples -> input_ids (prompt, cue, SQL, end), labels (-100 but for SQL and end), position_ids, segments: `packs_of`."""
     return packs_of(rows, pad)[0]
-
-
-def packs_of(rows: list[dict], pad: int) -> tuple[dict[str, torch.Tensor], list[list[tuple[int, int]]]]:
-    """Examples -> input_ids, labels, position_ids and segments, all (packs, longest), and where each ends: `shared_packs`."""
-    columns, ends = shared_packs(rows)
-    width = -(-max(map(len, columns["segments"])) // 16) * 16  # CUDA wants masks aligned
-    width += 16 * (width % 128 == 64)  # whose gradients can be no numbers: https://github.com/pytorch/pytorch/issues/196678
-    fillers = dict(input_ids=pad, labels=-100, position_ids=0, segments=-1)
-    return {name: padded(columns[name], filler, least=width) for name, filler in fillers.items()}, ends
-
-
-def visible(segments: torch.Tensor) -> torch.Tensor:
-    """Segments (packs, longest) -> which position attends to which, (packs, 1, longest, longest): its schema and itself."""
-    query, key = segments[:, :, None], segments[:, None, :]
-    schema = (query // SPAN == key // SPAN) & (key % SPAN == 0)
-    return (schema | (query == key)).tril()[:, None]
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -254,34 +204,11 @@ def visible(segments: torch.Tensor) -> torch.Tensor:
 CONFIG = dict(vocab_size=32000, hidden_size=8192, intermediate_size=22016, num_hidden_layers=80, num_attention_heads=64,
               max_position_embeddings=2048, rms_norm_eps=1e-5)  # fmt: skip
 TINY_CONFIG = CONFIG | dict(vocab_size=2048, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4)
-MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
-
-
-def from_hub(auto: type, source: str | Path):
-    """A configuration or tokenizer from a directory or the hub. Raises UserError where it is not to be had."""
-    try:
-        return auto.from_pretrained(source)
-    except Exception as error:  # a directory that is no model's raises many kinds
-        remedy = "name a model's directory with --model DIR, or use --tiny or --random_weights"
-        raise UserError(f"the model {source} can be neither found nor downloaded: {remedy} ({error})") from None
 
 
 def load_config(args: Args, base: dict) -> PretrainedConfig:
     """The architecture. Raises UserError where this script does not train it, or this machine cannot."""
-    gpu = torch.cuda.is_available()
-    remedy = "use a machine with a GPU, name a small model's directory with --model DIR, or use --tiny"
-    if gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one")
-    if base["tiny"] or base["random_weights"]:
-        config = Config(**(TINY_CONFIG if base["tiny"] else CONFIG))
-    elif gpu or Path(base["model"]).is_dir():
-        config = from_hub(AutoConfig, base["model"])
-    else:
-        raise UserError(f"no GPU is visible for {base['model']}, no directory: {remedy}; --random_weights needs a GPU too")
-    if config.model_type != "llama":
-        raise UserError(f"the model {base['model']} is of the type {config.model_type}: {SCRIPT}.py trains llama")
-    if not gpu and sum(weight.numel() for weight in skeleton(config).parameters()) > MAX_CPU_PARAMETERS:
-        raise UserError(f"no GPU is visible, and {base['model']} is too large for a CPU: {remedy}")
+    config = config_of(base, AutoModelForCausalLM, Config, TINY_CONFIG if base["tiny"] else CONFIG, SCRIPT)
     if args.max_input_tokens + args.max_output_tokens > config.max_position_embeddings:
         raise UserError(f"--max_input_tokens {args.max_input_tokens} and --max_output_tokens {args.max_output_tokens} are more "
                         f"than the model's {config.max_position_embeddings:,} positions: lower them")  # fmt: skip
@@ -298,54 +225,12 @@ def quantization() -> BitsAndBytesConfig:
                               bnb_4bit_compute_dtype=dtype)  # fmt: skip
 
 
-def skeleton(config: PretrainedConfig) -> torch.nn.Module:
-    """The model with its linear layers in 4 bits and no memory for its weights (meta device)."""
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=quantization().bnb_4bit_compute_dtype)
-    model.tie_weights()  # some versions of transformers leave them apart on the meta device
-    return replace_with_bnb_linear(model, ends(model)[1:], quantization())
-
-
-def ends(model: torch.nn.Module) -> list[str]:
-    """The names of the embeddings and of the output layer: versions of transformers differ in them."""
-    wanted = [model.get_input_embeddings(), model.get_output_embeddings()]
-    paths = {id(module): path for path, module in model.named_modules()}
-    return [paths[id(module)].split(".")[-1] for module in wanted]
-
-
-def random_model(config: PretrainedConfig, seed: int, device: torch.device) -> torch.nn.Module:
-    """Random weights, drawn and quantised on `device` one layer at a time."""
-    model, generator = skeleton(config), torch.Generator(device).manual_seed(seed)
-    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied weights stay tied
-    for path, module in model.named_modules():
-        for name, empty in list(module.named_parameters(recurse=False)):
-            if empty not in made:
-                make = torch.zeros if name == "bias" else torch.ones
-                weight = make(empty.shape, device=device, dtype=quantization().bnb_4bit_compute_dtype)
-                if weight.dim() == 2:
-                    std = 1.0 if isinstance(module, torch.nn.Embedding) else weight.shape[1] ** -0.5
-                    weight.normal_(0, std, generator=generator)
-                if isinstance(module, bnb.nn.Linear4bit) and name == "weight":
-                    how = dict(quant_type="nf4", compress_statistics=True, module=module)
-                    made[empty] = bnb.nn.Params4bit(weight, requires_grad=False, **how).to(device)
-                else:
-                    made[empty] = torch.nn.Parameter(weight, requires_grad=False)
-            setattr(module, name, made[empty])
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
-    # the output layer starts as the embeddings, so that words of the question are easy to copy
-    model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight * config.hidden_size**-0.5)
-    model.is_loaded_in_4bit = True
-    return model
-
-
 def load_base(args: Args, base: dict, config: PretrainedConfig, device: torch.device) -> torch.nn.Module:
     """The frozen model in 4 bits. Raises UserError where it does not fit the memory."""
-    if device.type == "cuda":
-        spread = range(torch.cuda.device_count()) if args.device_map == "auto" else [device]
-        check_room(skeleton(config), sum(torch.cuda.mem_get_info(gpu)[0] for gpu in spread), args)
+    skeleton = quantised.skeleton_of(AutoModelForCausalLM, config, quantization())
+    quantised.check_room(skeleton, device, spread=args.device_map == "auto")
     if base["tiny"] or base["random_weights"]:
-        model = random_model(config, base["seed"], device)
+        model = quantised.random_base(skeleton, base["seed"], device, quantization())
     else:
         places = "auto" if args.device_map == "auto" else {"": device}
         how = dict(dtype=quantization().bnb_4bit_compute_dtype, device_map=places)
@@ -354,54 +239,25 @@ def load_base(args: Args, base: dict, config: PretrainedConfig, device: torch.de
         else:
             how["quantization_config"] = quantization()  # shard by shard, each weight straight into 4 bits
         model = AutoModelForCausalLM.from_pretrained(base["model"], config=config, **how)
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            # else bitsandbytes repacks the weights at the first evaluation, and training after it loses its gradient
-            module.support_avx512bf16_for_cpu = False
-    return model
-
-
-def check_room(model: torch.nn.Module, free: int, args: Args) -> None:
-    """Raise UserError where the 4-bit weights alone take more than `free` bytes."""
-    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
-    packed = sum(module.weight.numel() for module in layers)
-    others = sum(weight.numel() for weight in model.parameters()) - packed
-    needed = 2 * others + packed * (1 / 2 + 1 / 64 + 4 / (64 * 256))  # with the scales of blocks, and the scales of scales
-    if needed > free:
-        remedy = "name more of them in CUDA_VISIBLE_DEVICES" if args.device_map == "auto" else "--device_map auto spreads it"
-        raise UserError(f"the 4-bit model takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of GPU memory are free, "
-                        f"{(needed - free) / 2**30:.1f} GiB too little: {remedy}")  # fmt: skip
+    return quantised.keep_packed(model)
 
 
 def load_model(args: Args, base: dict, config: PretrainedConfig, tokenizer: Tokenizer, device: torch.device) -> PeftModel:
     """The 4-bit base with its LoRA, new or from the checkpoint that --model names."""
     model = load_base(args, base, config, device)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise UserError(f"{base['model']} has fewer embeddings than its tokenizer has pieces: name a whole model")
-    if checkpoint := checkpoint_of(args.model):
-        return rows_at_hand(load_adapter(model, checkpoint, is_trainable=True))
-    return rows_at_hand(add_lora(model, args, tokenizer))
-
-
-def load_adapter(model: torch.nn.Module, checkpoint: Path, is_trainable: bool) -> PeftModel:
-    """The model with a checkpoint's adapter. Raises UserError for an adapter of another base."""
-    try:
-        return PeftModel.from_pretrained(model, checkpoint, is_trainable=is_trainable)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{checkpoint} is no adapter of this model: name the checkpoint of its own base ({reason})") from None
+    check_vocabulary(model, tokenizer, base["model"])
+    checkpoint = checkpoint_of(args.model)
+    model = quantised.load_adapter(model, checkpoint, True) if checkpoint else add_lora(model, args, tokenizer)
+    return quantised.with_rows_on_device(model)
 
 
 def add_lora(model: torch.nn.Module, args: Args, tokenizer: Tokenizer) -> PeftModel:
     """LoRA on --lora_targets. Raises UserError for targets that are not there."""
-    linear = {path.split(".")[-1] for path, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
-    targets = args.lora_targets if args.lora_targets == "all-linear" else args.lora_targets.split(",")
-    if targets != "all-linear" and not set(targets) <= linear:
-        raise UserError(f"--lora_targets {args.lora_targets}: the model has {','.join(sorted(linear))}, or all-linear")
-    rows = dict.fromkeys(ends(model), list(range(len(tokenizer))))  # in a small model nothing has trained them
+    # in a small random model nothing has trained the embeddings and the output layer
+    rows = dict.fromkeys(quantised.ends(model), list(range(len(tokenizer)))) if args.tiny else None
     return get_peft_model(model, LoraConfig(
         task_type="CAUSAL_LM", r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout,
-        target_modules=targets, trainable_token_indices=rows if args.tiny else None,
+        target_modules=quantised.lora_targets(model, args.lora_targets), trainable_token_indices=rows,
     ))  # fmt: skip
 
 
@@ -427,49 +283,16 @@ class AnswerLoss(torch.nn.Module):
         return loss.to(input_ids.device)
 
 
-def rows_at_hand(model: PeftModel) -> PeftModel:
-    """The model with the numbers of its trained rows on its device.
-
-    PEFT copies them there at each call, which takes time, and which no CUDA graph captures.
-    """
-
-    def merged(layer: TrainableTokensLayer, rows: torch.Tensor, active: list[str]) -> torch.Tensor:
-        weight = layer.get_base_layer().weight
-        return weight.index_copy(0, rows, layer.trainable_tokens_delta[active[0]].to(weight))
-
-    for layer in model.modules():
-        if isinstance(layer, TrainableTokensLayer):
-            (rows,) = layer.token_indices.values()
-            layer.get_merged_weights = partial(merged, layer, torch.tensor(rows, device=layer.get_base_layer().weight.device))
-    return model
-
-
-def numel(weight: torch.nn.Parameter) -> int:
-    """The number of weights, also where they are packed."""
-    state = getattr(weight, "quant_state", None)
-    return state.shape.numel() if state else weight.numel()
-
-
-def count_parameters(model: torch.nn.Module) -> dict:
-    """All and trainable weights, and the trainable share: of all, and with 4-bit weights counted as stored, two a byte."""
-    total = trainable = packed = 0
-    for weight in model.parameters():
-        count = numel(weight)
-        total += count
-        trainable += count if weight.requires_grad else 0
-        packed += count // 2 if isinstance(weight, bnb.nn.Params4bit) else count
-    return dict(parameters=total, trainable_parameters=trainable, trainable_percent=100 * trainable / total,
-                trainable_percent_packed=100 * trainable / packed)  # fmt: skip
-
-
 def flops_per_token(model: PeftModel) -> tuple[int, int]:
     """Training FLOPs of a prompt token and of an answer token: 4 a weight that it passes, as the base gets no gradient."""
     base = model.get_base_model()
-    layers, last = (sum(map(numel, part.parameters())) for part in (base.base_model.layers, base.get_output_embeddings()))
+    layers, last = numel(base.base_model.layers), numel(base.get_output_embeddings())
     return 4 * layers, 4 * (layers + last)
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation
+
+STEPS = (64, 32)  # tokens, with one candidate and with several, that memory is set aside for; what is longer goes on later
 
 
 # without cuDNN's attention, the first choice on an H100: to the same single query it now and then gives another result
@@ -479,42 +302,13 @@ def generate(
     model, tokenizer, examples: Dataset, schemas: dict[str, Schema], args: Args, accelerator: Accelerator, stop: Stop,
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
-    """Up to --num_beams answers to each example, likeliest first, `too_long` to some; None once a signal asks to stop.
-
-    Every rank writes a share, and gets all. Where there are `grammars`, answers are held to that of their database.
-    """
-    inputs, shared, names = (examples[column][:] for column in ("input_ids", "shared", "db_id"))
-    long = {i: too_long(len(ids), args.max_input_tokens) for i, ids in enumerate(inputs) if len(ids) > args.max_input_tokens}
-    # long prompts first, those of a schema side by side
-    order = sorted(range(len(examples)), key=lambda i: (-shared[i], inputs[i][: shared[i]], -len(inputs[i])))
-    waiting = [i for i in order if i not in long][accelerator.process_index :: accelerator.num_processes]
-    written = {i: Hypotheses() for i in waiting}
-    # room: how many tokens a batch may hold
-    room, steps, end = sys.maxsize, min(STEPS[args.num_beams > 1], args.max_output_tokens), tokenizer.eos_token_id
-    bar = tqdm(total=len(waiting), desc="predict", disable=not (accelerator.is_main_process and sys.stderr.isatty()))
-    while waiting and not stop.requested:
-        longest = max(len(inputs[i]) for i in waiting[: args.eval_batch_size]) + args.max_output_tokens
-        size = max(1, min(args.eval_batch_size, room // longest))
-        chosen = waiting[:size]
-        rows = [dict(input_ids=inputs[i], shared=shared[i], schema=schemas[names[i]], before=written[i]) for i in chosen]
-        try:
-            answers = write(model, rows, steps, args, tokenizer, grammars)
-        except RuntimeError as error:
-            if size == 1 or not does_not_fit(error):
-                raise
-            room = size * longest // 2
-            print(f"{size} examples of up to {longest} tokens do not fit the memory: going on with {room // longest} a batch")
-            continue
-        written |= zip(chosen, answers)
-        more = [i for i in chosen if not written[i].done]
-        waiting = waiting[size:] + more
-        bar.update(len(chosen) - len(more))
-    everyone = gather_object([] if waiting else [(i, one.best(args.num_beams)) for i, one in written.items()])
-    found = long | {i: candidates(answers, tokenizer, end) for i, answers in everyone}
-    return [found[i] for i in range(len(examples))] if len(found) == len(examples) else None
-
-
-STEPS = (64, 32)  # tokens, with one candidate and with several, that memory is set aside for; what is longer goes on later
+    """Up to --num_beams answers to each example, likeliest first, held to `grammars`; None once a signal asks to stop."""
+    steps = min(STEPS[args.num_beams > 1], args.max_output_tokens)
+    questions = Questions(examples, schemas, asdict(args), accelerator)
+    while (rows := questions.batch()) and not stop.requested:
+        with questions.halved():
+            questions.take(write(model, rows, steps, args, tokenizer, grammars))
+    return questions.answers(tokenizer)
 
 
 def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: Grammars | None) -> list[Hypotheses]:
@@ -587,20 +381,16 @@ def evaluate(
 def ask(args: Args) -> None:
     """Answer --ask, its file's questions, or those that are typed. Raises UserError where nothing is trained."""
     base = base_of(asdict(args), SCRIPT)
-    # what is wrong with the database is said before a model is loaded
-    talk, stop = conversation(asdict(args), base), Stop()
-    if (base["tiny"] or base["random_weights"]) and not checkpoint_of(args.model):
-        raise UserError("random weights know no answers: train first, or name a run with --model")
+    talk, stop = conversation(asdict(args), base), Stop()  # what is wrong with the database is said before a model is loaded
     config, tokenizer = load_config(args, base), load_tokenizer(args)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
     model = load_model(args, base, config, tokenizer, accelerator.device).eval()
 
     def answer(rows: dict, schemas: dict[str, Schema]) -> list[list[dict]] | None:
-        names = rows["db_id"]
-        rows = encode(rows, schemas, tokenizer, args.max_input_tokens, base["share_schema"])
-        asked = Dataset.from_dict(rows | dict(db_id=names))
-        return generate(model, tokenizer, asked, schemas, args, accelerator, stop, grammars)
+        tokens = encode(rows, schemas, tokenizer, args.max_input_tokens, base["share_schema"])
+        examples = Dataset.from_dict(tokens | dict(db_id=rows["db_id"]))
+        return generate(model, tokenizer, examples, schemas, args, accelerator, stop, grammars)
 
     talk.go(answer, stop)
 
@@ -628,36 +418,10 @@ def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, s
 
 def load(accelerator: Accelerator, model, folder: Path) -> dict:
     """Restore adapter, optimiser and random states from `folder` -> the state of the loop."""
-    state = read_object(folder / "checkpoint.json", "there is nothing to resume: start without --resume")["state"]
+    state = record_of(folder)["state"]
     set_peft_model_state_dict(accelerator.unwrap_model(model), load_peft_weights(folder, device="cpu"))
     accelerator.load_state(str(folder / "resume"))
     return state
-
-
-def export(args: Args, base: dict) -> None:
-    """Save the base in 4 bits (--save_4bit), or with the adapter of --model merged into its 16-bit weights (--merge)."""
-    folder = Path(args.save_4bit or args.merge)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: name a new directory")
-    config, checkpoint, made = load_config(args, base), checkpoint_of(args.model), base["tiny"] or base["random_weights"]
-    if args.save_4bit and made:
-        raise UserError("--save_4bit keeps a model that took long to load: random weights are made anew at each start")
-    if args.merge and (checkpoint is None or made or hasattr(config, "quantization_config")):
-        raise UserError("--merge needs a run or checkpoint trained from 16-bit weights: name it with --model")
-    tokenizer = load_tokenizer(args)
-    if args.save_4bit:
-        model = load_base(args, base, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    else:
-        model = AutoModelForCausalLM.from_pretrained(base["model"], config=config, dtype=torch.bfloat16, device_map="cpu")
-        model = load_adapter(model, checkpoint, is_trainable=False).merge_and_unload()
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    replace_folder(aside, folder)
-    # a model by itself does not say how it was asked
-    kept = [f"--{flag}" for flag in ("values", "full_names", "share_schema") if base[flag]]
-    print(f"the model now stands in {folder}" + (f"; it was trained with {' '.join(kept)}" if kept else ""))
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -669,140 +433,92 @@ def learning_rate(args: Args, update: int, total: int) -> float:
     return args.learning_rate * min((update + 1) / warmup, (total - update) / max(1, total - warmup))
 
 
-def peak_memory() -> int:
-    """The most bytes that this process held: allocated on its GPU, or resident on a CPU."""
-    gpu = torch.cuda.is_available()
-    return torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def main() -> None:
-    args = parse()
+def main(args: Args | None = None) -> None:
+    """Do what the options, or else the command line, say; what a user can get wrong is found before anything starts."""
+    args = args or parse()
     if args.db or args.ask:
         return ask(args)
-    # what a user can get wrong is found here, once, before any process or model is started
     base = base_of(asdict(args), SCRIPT)
     if args.save_4bit or args.merge:
-        return export(args, base)
+        config = load_config(args, base)
+        loaders = partial(load_tokenizer, args), partial(load_base, args, base, config)
+        return quantised.export(asdict(args), base, config, *loaders, AutoModelForCausalLM)
     benchmark = load_benchmark(asdict(args), base)
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
-    launch(args)
+    launch(1 if args.device_map == "auto" else args.processes)
+    train(args, base, benchmark, config, tokenizer, grammars)
 
+
+def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Tokenizer, grammars: Grammars | None) -> None:
+    """One run: training, its evaluations and its checkpoints."""
     gpu = torch.cuda.is_available()
-    tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
-    # without `cpu`, each process on a machine with no GPU would take itself for the only one
+    compiled = compiles(args.compile, gpu, args.max_updates, args.eval_only)
     # no autocast in single steps: the base computes in bf16 as it is, and LoRA's float32 weights in TF32, which is faster;
     # where layers are compiled, its conversions cost nothing
-    compiled = compiles(args.compile, gpu, args.max_updates, args.eval_only)
+    tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu and compiled else "no", **tracker)
     torch.set_float32_matmul_precision("high")
     ranks, device = accelerator.num_processes, accelerator.device
-    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
+    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
-
     with accelerator.main_process_first():
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=False, share=base["share_schema"])
-    train, dev, total = data.train, data.dev, data.updates
     folder.health(0, *data.health(CUE.strip(), collate, joined=True))
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
-    counts, (prompt_flops, answer_flops) = count_parameters(model), flops_per_token(model)
-    accelerator.print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train, "
-                      f"{counts['trainable_percent_packed']:.2f} % as stored | {ranks} x {gpus[0]}")  # fmt: skip
+    counts, flops = count_parameters(model), flops_per_token(model)
+    folder.counted(counts)
     layers = model.get_base_model().base_model.layers
     for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     answer_loss, collate_train = AnswerLoss(model).train(), partial(collate, pad=tokenizer.pad_token_id)
-
-    def gradient(examples: list[int]) -> None:
-        batch = {name: tensor.to(device) for name, tensor in collate_train([train[i] for i in examples]).items()}
-        try:
-            with accelerator.autocast():
-                answer_loss(**batch).backward()
-        finally:
-            model.zero_grad()
-
     # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in
     kept = (2 + 4 * (ranks > 1)) * counts["trainable_parameters"]
-    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, gradient, kept)
+    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, answer_loss, collate_train, kept)
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
     optimizer = adamw(trainable, lr=args.learning_rate, weight_decay=0.0)
     answer_loss, optimizer = accelerator.prepare(answer_loss, optimizer, device_placement=[False, True])
     set_seed(args.seed, device_specific=True)  # dropout differs
-    # the frozen base stays out of checkpoints: its quantised weights could not be loaded back
-    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
-    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+    quantised.leave_base_out(accelerator)
 
-    state = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
-    if args.resume:
-        recover(folder.path / "last")
-        state = load(accelerator, model, folder.path / "last")
-        folder.rewind(state)
-    start, stopping, stop = state["update"], False, Stop()
+    state = folder.rewind(load(accelerator, model, folder.path / "last")) if args.resume else dict(START)
+    start, total, stopping, stop = state["update"], data.updates, False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
     plan = data.passes(ranks, room, start)
     mine = [each[accelerator.process_index] for passes in plan for each in passes]
-    loader = iter(DataLoader(train, batch_sampler=mine, collate_fn=collate_train))
-    model.train()
+    loader = iter(DataLoader(data.train, batch_sampler=mine, collate_fn=collate_train))
     stop.listen()
-
     for update in range(start, total + 1):
         last = update == total
         # once in a while, and at the end: evaluate, and keep the best
-        due = last or (args.eval_every and update % args.eval_every == 0 and update > state["evaluated"])
-        if due and not stopping:
-            rows, figures = evaluate(model, tokenizer, benchmark, dev, args, accelerator, stop, grammars)
+        if not stopping and (last or args.eval_every and update % args.eval_every == 0 and update > state["evaluated"]):
+            rows, figures = evaluate(model, tokenizer, benchmark, data.dev, args, accelerator, stop, grammars)
             stopping = rows is None
-        if due and not stopping:
-            state["evaluated"] = update
-            folder.log_evaluation(update, total, rows, figures)
-            if figures["execution_accuracy"] > state["best"] and keeping:
-                state["best"] = figures["execution_accuracy"]
+            if not stopping and folder.log_evaluation(state, total, rows, figures) and keeping:
                 save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
         # once in a while, at the end, and where a signal asks to stop: save
-        now = last or stopping or (args.save_every > 0 and update % args.save_every == 0 and update > start)
-        if now and keeping:
+        if keeping and (last or stopping or args.save_every and update % args.save_every == 0 and update > start):
             save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
         if stopping:
             stop.leave(update, f"{folder.path}/last" if keeping else None)
         if last:
             break
-
-        # ---- one update
-        began = time.perf_counter()
-        passes = plan[update - start]
-        prompt_tokens, answer_tokens = data.tokens(passes)
-        rate = learning_rate(args, update, total)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss_sum = torch.zeros((), device=device)
-        for number in range(len(passes)):
-            batch = {name: tensor.to(device) for name, tensor in next(loader).items()}
-            accelerator.sync_gradients = number + 1 == len(passes)
-            with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(answer_loss):
-                loss = answer_loss(**batch)
-                # each answer token of the update counts the same; ranks are averaged
-                accelerator.backward(loss * (ranks / answer_tokens))
-            loss_sum += loss.detach()
-        accelerator.clip_grad_norm_(trainable, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        began, passes, rate = time.perf_counter(), plan[update - start], learning_rate(args, update, total)
+        tokens, batches = data.tokens(passes), [next(loader) for _ in passes]
+        loss_sum = optimise(accelerator, answer_loss, optimizer, batches, tokens[1], rate)
         # all ranks stop where one has a signal
-        sums = torch.stack([loss_sum, torch.tensor(float(stop.requested), device=device)])
-        loss, stopping = accelerator.reduce(sums).tolist()
-        loss /= answer_tokens
-        seconds = time.perf_counter() - began
-        # ----
+        loss, stopping = accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(stop.requested)])).tolist()
+        loss, seconds = loss / tokens[1], time.perf_counter() - began
         folder.check_loss(loss, update, rate, keeping)
         if update == 0 and not checkpoint_of(args.model):
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
-        flops = prompt_flops * prompt_tokens + answer_flops * answer_tokens
-        record = dict(loss=loss, learning_rate=rate, seconds=seconds, tokens=prompt_tokens + answer_tokens)
-        state = folder.log_update(state, total, data.per_update, flops, **record, memory_gib=peak_memory() / 2**30)
+        record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
+        state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
 
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
@@ -812,5 +528,23 @@ def main() -> None:
     accelerator.end_training()
 
 
+def optimise(accelerator: Accelerator, answer_loss, optimizer, batches: list[dict], answer_tokens: int, rate: float):
+    """One update by the forward passes `batches` -> the summed loss of this rank; each answer token counts the same."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss_sum = torch.zeros((), device=accelerator.device)
+    for number, batch in enumerate(batches, 1):
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        accelerator.sync_gradients = number == len(batches)
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(answer_loss):
+            loss = answer_loss(**batch)
+            accelerator.backward(loss * (accelerator.num_processes / answer_tokens))  # ranks are averaged
+        loss_sum += loss.detach()
+    accelerator.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss_sum
+
+
 if __name__ == "__main__":
-    exit_on_user_error(main)
+    exit_on_user_error(partial(main, CALLED))

@@ -16,11 +16,10 @@ from transformers import AutoModelForSeq2SeqLM, T5Config
 import T5_3B as script
 from data.benchmark import sample, spider
 from data.common.errors import UserError
-from data.with_torch import search
+from data.with_torch import search, zero2
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ("--eval_examples", "6", "--eval_every", "0", "--update_examples", "8")
-LAUNCHED = replace(script.Args(), local_rank=0, update_examples=2)
 pytestmark = pytest.mark.usefixtures("little")
 
 
@@ -145,7 +144,7 @@ def test_a_configuration_that_breaks_the_promise_is_refused(tmp_path, change, me
     config = json.loads((ROOT / "ds_config_zero2.json").read_text()) | change
     (tmp_path / "ds.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
-        script.zero2_config(replace(LAUNCHED, deepspeed=str(tmp_path / "ds.json")))
+        zero2.configuration(tmp_path / "ds.json", 2, script.SCRIPT)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])
@@ -153,17 +152,16 @@ def test_a_configuration_that_is_missing_or_malformed_is_refused(tmp_path, text)
     if text is not None:
         (tmp_path / "ds.json").write_text(text)
     with pytest.raises(UserError, match="ds.json"):
-        script.zero2_config(replace(LAUNCHED, deepspeed=str(tmp_path / "ds.json")))
+        zero2.configuration(tmp_path / "ds.json", 2, script.SCRIPT)
 
 
 @pytest.mark.parametrize(("examples", "ranks", "each"), [(36, 1, 36), (36, 4, 9), (128, 8, 16), (10, 4, 2)])
 def test_sizes_that_the_configuration_leaves_open_are_those_of_an_update(monkeypatch, examples, ranks, each):
     """Whatever its forward passes, an update is one step to DeepSpeed: gradients are neither summed nor divided by it."""
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
-    for passes in (dict(batch_size=0), dict(batch_size=1), dict(batch_tokens=4096)):
-        config = script.zero2_config(replace(LAUNCHED, update_examples=examples, **passes))
-        assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (each, 1)
-        assert config["train_batch_size"] == each * ranks and config["gradient_clipping"] == 1.0
+    config = zero2.configuration(ROOT / "ds_config_zero2.json", examples, script.SCRIPT)
+    assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (each, 1)
+    assert config["train_batch_size"] == each * ranks and config["gradient_clipping"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -182,16 +180,20 @@ def test_the_published_recipe_has_two_examples_a_pass_under_the_launcher(monkeyp
     assert args.batch_size == size and args.update_examples == 16 and not args.full_names
 
 
-def test_the_launcher_is_recognised_and_can_be_declined():
-    assert script.zero2_config(LAUNCHED)["train_batch_size"] == 2
-    assert script.zero2_config(replace(LAUNCHED, deepspeed="none")) is None
-    assert script.zero2_config(replace(LAUNCHED, local_rank=-1)) is None
+@pytest.mark.parametrize(
+    ("options", "size"), [(["--local_rank=0"], 2), (["--local_rank=0", "--deepspeed", "none"], None), ([], None)]
+)
+def test_the_launcher_is_recognised_and_can_be_declined(run, monkeypatch, options, size):
+    given = []
+    monkeypatch.setattr(script, "train", lambda *everything: given.append(everything[-1]))
+    run(script, "--update_examples", "2", *options)
+    assert [config and config["train_batch_size"] for config in given] == [size]
 
 
 def test_a_launcher_without_deepspeed_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed.runtime.config", None)
     with pytest.raises(UserError, match="deepspeed cannot be imported .*: install it, or run python3 T5_3B.py without it"):
-        script.zero2_config(LAUNCHED)
+        zero2.configuration(ROOT / "ds_config_zero2.json", 2, script.SCRIPT)
 
 
 @pytest.mark.slow

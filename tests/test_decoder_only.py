@@ -24,6 +24,7 @@ from data.benchmark.prompt import CUE, prompt, target
 from data.common.errors import UserError
 from data.run.signals import Stop
 from data.training import small_tokenizer
+from data.with_torch import quantised
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ("--eval_examples", "6", "--eval_every", "0", "--update_examples", "8")
@@ -124,20 +125,24 @@ SHARES = {
 }
 
 
+def skeleton(script):
+    """The published model in 4 bits, without memory for its weights."""
+    return quantised.skeleton_of(AutoModelForCausalLM, script.Config(**script.CONFIG), script.quantization())
+
+
 def published_args(script):
     return replace(script.Args(), **script.PUBLISHED)
 
 
 def test_the_published_share_of_trainable_weights(script, tokenizer):
-    model = script.add_lora(script.skeleton(script.Config(**script.CONFIG)), published_args(script), tokenizer)
+    model = script.add_lora(skeleton(script), published_args(script), tokenizer)
     counts, published = script.count_parameters(model), SHARES[script.SCRIPT]
     assert counts["trainable_parameters"] == published["trainable_parameters"]
     assert round(counts["trainable_percent_packed"], 4) == published["trainable_percent_packed"]
 
 
 def test_the_published_share_of_llama_counts_its_output_layer_packed(tokenizer):
-    skeleton = llama_65b.skeleton(llama_65b.Config(**llama_65b.CONFIG))
-    model = llama_65b.add_lora(skeleton, published_args(llama_65b), tokenizer)
+    model = llama_65b.add_lora(skeleton(llama_65b), published_args(llama_65b), tokenizer)
     stored = sum(w.numel() / (1 + isinstance(w, bnb.nn.Params4bit)) for w in model.parameters()) - 32000 * 8192 / 2
     assert round(100 * 20_971_520 / stored, 4) == 0.0639
 
@@ -309,7 +314,7 @@ def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypat
     assert merged.dtype == torch.bfloat16
     changed = {name.split(".")[-2] for name, w in merged.named_parameters() if not torch.equal(w, plain.get_parameter(name))}
     linear = {name.split(".")[-1] for name, module in plain.named_modules() if isinstance(module, torch.nn.Linear)}
-    assert changed == (set(script.PUBLISHED["lora_targets"].split(",")) if recipe else linear - {script.ends(plain)[1]})
+    assert changed == (set(script.PUBLISHED["lora_targets"].split(",")) if recipe else linear - {quantised.ends(plain)[1]})
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
@@ -360,13 +365,20 @@ def test_more_tokens_than_positions_are_refused(script, run):
         run(script, "--max_input_tokens", "2000")
 
 
-def test_a_replica_that_does_not_fit_says_by_how_much(script):
+def test_a_replica_that_does_not_fit_says_by_how_much(script, monkeypatch):
     needed = {"gpt_neox_20b": 10.7, "llama_65b": 32.1}[script.SCRIPT]
-    model = script.skeleton(script.Config(**script.CONFIG))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free, 80 * 2**30))
+    model, gpu, free = skeleton(script), torch.device("cuda"), 8 * 2**30
     message = f"takes {needed} GiB, and 8.0 GiB of GPU memory are free, {needed - 8:.1f} GiB too little: --device_map auto"
     with pytest.raises(UserError, match=message):
-        script.check_room(model, 8 * 2**30, script.Args())
-    script.check_room(model, 33 * 2**30, script.Args())
+        quantised.check_room(model, gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if needed > 16:
+        with pytest.raises(UserError, match="16.0 GiB of GPU memory are free, .* name more of them in CUDA_VISIBLE_DEVICES"):
+            quantised.check_room(model, gpu, spread=True)
+    free = 33 * 2**30
+    quantised.check_room(model, gpu)
+    quantised.check_room(model, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("option", ["--save_4bit", "--merge"])

@@ -189,7 +189,9 @@ def test_two_updates_and_two_more_equal_four(two_and_two):
 
 def test_an_update_has_the_same_loss_however_it_is_cut(run, monkeypatch):
     real, sizes = script.answer_loss, []
-    monkeypatch.setattr(script, "answer_loss", lambda model, batch: sizes.append(len(batch["labels"])) or real(model, batch))
+    monkeypatch.setattr(
+        script, "answer_loss", lambda model, **batch: sizes.append(len(batch["labels"])) or real(model, **batch)
+    )
     options = (*FEW, "--vary_schema", "0.4", "--max_updates", "3")
     one = run(script, *options, out="one")
     assert sizes == [8, 8, 8]

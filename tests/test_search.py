@@ -8,12 +8,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from transformers import T5Config
+from transformers import AutoModelForCausalLM, T5Config
 
 from data.answers import constrained
 from data.benchmark import sample, spider
 from data.run.signals import Stop
 from data.sqlite.execute import TIMED_OUT, Executor
+from data.with_torch import quantised
 from data.with_torch.search import Hypotheses
 
 CPU = torch.device("cpu")
@@ -39,9 +40,14 @@ def model(script):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         config = (T5Config if script.SCRIPT in ENCODERS else script.Config)(**script.TINY_CONFIG)
-        model = script.random_model(config, 0, CPU).eval()
+        if script.SCRIPT in ENCODERS:
+            model = script.random_model(config, 0, CPU)
+        else:
+            how = script.quantization()
+            model = quantised.random_base(quantised.skeleton_of(AutoModelForCausalLM, config, how), 0, CPU, how)
     for module in model.modules():
         module.support_avx512bf16_for_cpu = False  # as load_model has it
+    model.eval()
     torch.manual_seed(1)
     head = torch.nn.Parameter(0.3 * torch.randn(2048, 128))
     model.get_output_embeddings().weight = head

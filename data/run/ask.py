@@ -20,6 +20,7 @@ from data.benchmark.spider import files_of, read_schemas, schema_of_database
 from data.benchmark.values import Values
 from data.common.errors import UserError, printable
 from data.common.files import ending_of, read_records, read_text, write_atomically
+from data.run.checkpoints import checkpoint_of
 from data.run.signals import Stop
 from data.sqlite.execute import TOO_LONG, Executor, explained
 
@@ -47,12 +48,17 @@ def names_file(asked: str | None) -> bool:
 def conversation(options: Mapping, base: Mapping) -> "Conversation | QuestionFile":
     """What a script's options ask; `base` says how what is trained was asked.
 
-    Raises UserError for a database or a file of questions that cannot be read: before a model is loaded.
+    Raises UserError, before a model is loaded, for a database or a file of questions that cannot be read, and where nothing is
+    trained.
     """
     if names_file(options["ask"]):
-        return QuestionFile(Path(options["ask"]), options, base)
-    path = Path(options["db"])
-    return Conversation(options["ask"], Database(path, schema_of_database(path), base), options["seconds"])
+        talk = QuestionFile(Path(options["ask"]), options, base)
+    else:
+        path = Path(options["db"])
+        talk = Conversation(options["ask"], Database(path, schema_of_database(path), base), options["seconds"])
+    if (base["tiny"] or base["random_weights"]) and not checkpoint_of(options["model"]):
+        raise UserError("random weights know no answers: train first, or name a run with --model")
+    return talk
 
 
 class Database:

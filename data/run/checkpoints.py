@@ -113,3 +113,9 @@ def base_of(options: dict, script: str) -> dict:
         if flag in options and options[flag] != base[flag] and int(os.environ.get("RANK", 0)) == 0:
             print(f"{checkpoint} was trained with{'' if base[flag] else 'out'} --{flag}, and is asked so")
     return base
+
+
+def record_of(folder: Path) -> dict:
+    """What was sealed in a checkpoint that a run goes on from. Raises UserError where there is none."""
+    recover(folder)
+    return read_object(folder / SEAL, "there is nothing to resume: start without --resume")

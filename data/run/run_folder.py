@@ -37,6 +37,9 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deep
 FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "overfit", "max_input_tokens", "optimizer")
 FIXED += ("plain_sql", "full_names", "values", "vary_schema", "update_examples", "lora_rank", "lora_alpha", "lora_targets")
 
+# the state of a loop before its first update
+START = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
+
 
 class RunFolder:
     """A run's folder; on ranks other than the first it writes nothing."""
@@ -114,18 +117,18 @@ class RunFolder:
             raise UserError(f"{self.path} would go on as another run ({listed}): give what it was started with, or --force")
         return started
 
-    def rewind(self, state: dict) -> None:
-        """Take out of `log.jsonl` what came after the checkpoint that a resumed run goes on from, and half a last line.
+    def rewind(self, state: dict) -> dict:
+        """The state of the checkpoint that a resumed run goes on from, once `log.jsonl` holds nothing that came after it.
 
-        What a save that was cut off left goes, too.
+        Half a last line goes, too, and what a save that was cut off left.
         """
         if not self.main:
-            return
+            return state
         for name in ("last.tmp", "last.old", "best.tmp"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         path = self.path / "log.jsonl"
         if not path.exists():
-            return
+            return state
         kept = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
@@ -135,6 +138,7 @@ class RunFolder:
             except (ValueError, KeyError, TypeError):  # the run was cut off while it wrote this line
                 continue
         write_atomically(path, "".join(kept))
+        return state
 
     def log(self, record: dict) -> None:
         """Append one record to `log.jsonl`, and pass its numbers to the experiment tracker."""
@@ -154,6 +158,14 @@ class RunFolder:
                 print(f"WARNING: {warning}")
             sys.stdout.flush()
 
+    def counted(self, counts: dict) -> None:
+        """Print how many parameters there are, and how many of them train."""
+        if self.main:
+            stored = counts["trainable_percent_packed"]
+            share = f", {stored:.2f} % as stored" if stored != counts["trainable_percent"] else ""
+            print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train{share} | "
+                  f"{len(self.gpus)} x {self.gpus[0]}", flush=True)  # fmt: skip
+
     def check_loss(self, loss: float, update: int, rate: float, keeping: bool) -> None:
         """Raise UserError for a loss that is no number; `keeping`: the run keeps checkpoints."""
         if not math.isfinite(loss):
@@ -162,13 +174,17 @@ class RunFolder:
                 f"the loss is {loss} at update {update}, learning rate {rate:.1e}: {again} with a lower --learning_rate"
             )
 
-    def log_update(self, state: dict, total: int, examples: int, flops: float, **record: float) -> dict:
+    def log_update(
+        self, state: dict, total: int, examples: int, parts: tuple[int, int], costs: tuple[int, int], **record: float
+    ) -> dict:
         """Log an update, print every tenth, and return the state of the loop after it.
 
-        `record`: its loss, learning_rate, seconds, tokens (real ones) and memory_gib (the most held so far on this rank).
+        `parts`: its tokens, without padding, of prompts and of answers, and `costs`: the FLOPs of one of each. `record`: its
+        loss, learning_rate, seconds and memory_gib (the most held so far on this rank).
         """
-        update, seconds, tokens = state["update"], record["seconds"], record["tokens"]
-        self.log(dict(event="update", update=update) | record)
+        update, seconds, tokens = state["update"], record["seconds"], sum(parts)
+        flops = sum(part * cost for part, cost in zip(parts, costs))
+        self.log(dict(event="update", update=update) | record | dict(tokens=tokens))
         added = dict(update=1, train_seconds=seconds, train_tokens=tokens, train_flops=flops, examples_seen=examples)
         state = state | {name: state[name] + more for name, more in added.items()}
         if self.main and (update % 10 == 0 or update == total - 1):
@@ -184,11 +200,17 @@ class RunFolder:
             )
         return state
 
-    def log_evaluation(self, update: int, total: int, rows: Sequence[dict], figures: dict) -> None:
-        """Log one evaluation, draw the curves, and print its figures and two examples: reading them is how bugs are found."""
+    def log_evaluation(self, state: dict, total: int, rows: Sequence[dict], figures: dict) -> bool:
+        """Log one evaluation in `log.jsonl` and in `state`, and return whether it is the best so far.
+
+        Draws the curves, and prints its figures and two examples: reading them is how bugs are found.
+        """
+        update, accuracy = state["update"], figures["execution_accuracy"]
+        best = accuracy > state["best"]
+        state |= dict(evaluated=update, best=max(accuracy, state["best"]))
         self.log(dict(event="evaluation", update=update) | figures)
         if not self.main:
-            return
+            return best
         attempt("curves.png", curves, self.path)
         for row in (rows[0], rows[len(rows) // 2]):
             verdict = "right" if row["execution_match"] else f"wrong, {row['error']}"
@@ -204,6 +226,7 @@ class RunFolder:
         if cut := sum(row.get("cut", False) for row in rows):
             said.append(f"{cut:,} cut at --max_output_tokens")
         print("  " + (", ".join(said) or "no errors"), flush=True)
+        return best
 
     def predictions(self, rows: Sequence[dict]) -> None:
         """Write the three files of predictions."""

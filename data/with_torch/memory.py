@@ -58,13 +58,16 @@ def forward_tokens(
     choice: str,
     accelerator: Accelerator,
     layers: Sequence[torch.nn.Module],
-    gradient: Callable[[Sequence[int]], None],
+    trainable: Sequence[torch.nn.Parameter],
+    loss: Callable[..., torch.Tensor],
+    collate: Callable[[list[dict]], dict[str, torch.Tensor]],
     kept: int,
 ) -> int:
     """Tokens of a GPU's forward pass: --batch_tokens, or as many as all GPUs have memory for.
 
     `choice` is --gradient_checkpointing: with auto, as many `layers` recompute their activations as it takes for the longest
-    example to fit. `gradient` computes that of some examples, by their numbers; `kept`: bytes that a run will need beside it.
+    example to fit. `loss(**batch)` is that of a batch, which `collate` makes of examples; `trainable` gets its gradient.
+    `kept`: bytes that a run will need beside it.
     Raises UserError for a limit below the longest example, and where that does not fit.
     """
     longest, ranks, device = max(data.lengths, default=0), accelerator.num_processes, accelerator.device
@@ -79,10 +82,18 @@ def forward_tokens(
         return given or ON_CPU
 
     def all_fit(tokens: int) -> bool:
+        batches = [batch for each in data.passes(ranks, tokens, 0, 1)[0] for batch in each]
+        # of padded ones the first has the longest prompts, whose attention takes most
+        heaviest = batches[0] if data.apart else max(batches, key=lambda batch: sum(data.tokens([[batch]])))
+        batch = {name: tensor.to(device) for name, tensor in collate([data.train[i] for i in heaviest]).items()}
+
         def learn() -> None:
-            batches = [batch for each in data.passes(ranks, tokens, 0, 1)[0] for batch in each]
-            # of padded ones the first has the longest prompts, whose attention takes most
-            gradient(batches[0] if data.apart else max(batches, key=lambda batch: sum(data.tokens([[batch]]))))
+            try:
+                with accelerator.autocast():
+                    loss(**batch).backward()
+            finally:
+                for weight in trainable:
+                    weight.grad = None
 
         return all(gather_object([fits(learn, kept, device)]))
 

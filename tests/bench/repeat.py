@@ -12,7 +12,6 @@ import collections
 import sys
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +22,7 @@ import torch  # noqa: E402
 import llama_65b as script  # noqa: E402
 from data.benchmark import sample, spider  # noqa: E402
 from data.report.curves import markdown  # noqa: E402
+from data.with_torch.search import Hypotheses  # noqa: E402
 
 PROMPTS = 8
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="a model's directory")
     parser.add_argument("--data", required=True, help="directory in Spider's layout, or sample")
     parser.add_argument("--seconds", type=float, default=60, help="with each kind of attention")
-    parser.add_argument("--tokens", type=int, default=192, help="of every answer")
+    parser.add_argument("--tokens", type=int, default=192, help="of an answer at most")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args = script.Args(model=given.model)
@@ -89,10 +89,15 @@ def main() -> None:
     chosen = [dev[number * len(dev) // PROMPTS] for number in range(PROMPTS)]
     columns = {name: [getattr(example, name) for example in chosen] for name in ("question", "db_id", "values", "sql")}
     encoded = script.encode(columns, benchmark.schemas, tokenizer, args.max_input_tokens, True)
-    rows = [dict(input_ids=ids, labels=[], shared=shared) for ids, shared in zip(encoded["input_ids"], encoded["shared"])]
+    pairs = zip(encoded["input_ids"], encoded["shared"])
+    rows = [dict(input_ids=ids, shared=shared, schema=None, before=Hypotheses()) for ids, shared in pairs]
     model = script.load_model(args, base, config, tokenizer, device).eval()
     names, sums = watch(model.get_base_model().base_model.layers, device)
-    write = partial(script.write_together, model, steps=given.tokens, pad=tokenizer.pad_token_id, end=-1, capture=True)
+
+    def write(rows: list[dict]) -> list[list[int]]:
+        found = script.write(model, rows, given.tokens, args, tokenizer, None)
+        return [each.best(1)[0][0] for each in found]
+
     head = ("attention", "answers compared", "a layer's bits differ", "tokens differ", "differs first")
     print(f"{markdown(head)}\n{'|---' * len(head)}|", flush=True)
     for kind, cudnn in (("torch's choice", True), ("without cuDNN's", False)):

@@ -36,7 +36,14 @@ os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 import torch  # noqa: E402
 from accelerate.utils.memory import should_reduce_batch_size  # noqa: E402
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training  # noqa: E402
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers import default_data_collator as stacked  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +53,7 @@ from data.benchmark import sample, spider  # noqa: E402
 from data.benchmark.schema import Benchmark  # noqa: E402
 from data.common.files import write_atomically  # noqa: E402
 from data.run.hardware import utilisation  # noqa: E402
+from data.with_torch import quantised  # noqa: E402
 
 SCRIPTS = ("T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b")
 WIDTH = 512  # to which the published recipe pads and cuts
@@ -94,7 +102,11 @@ def example(prompt: list[int], answer: list[int], pad: int, joined: bool) -> dic
 
 def build(script: ModuleType, args, config, device: torch.device, training: bool) -> torch.nn.Module:
     """The random model, as PEFT's documentation makes it ready for training, or as it is loaded for answers."""
-    model = script.random_model(config, args.seed, device)
+    if config.is_encoder_decoder:
+        model = script.random_model(config, args.seed, device)
+    else:
+        how = script.quantization()
+        model = quantised.random_base(quantised.skeleton_of(AutoModelForCausalLM, config, how), args.seed, device, how)
     if not hasattr(args, "lora_rank"):
         return model if training or device.type == "cpu" else model.to(torch.bfloat16)
     if training:

@@ -1,0 +1,118 @@
+"""Models of a hub, of a directory or of random numbers, and what they hold."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
+
+from data.common.errors import UserError
+from data.run.checkpoints import checkpoint_of
+
+MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
+
+
+def from_hub(auto: type, source: str | Path):
+    """A configuration or tokenizer from a directory or the hub. Raises UserError where it is not to be had."""
+    try:
+        return auto.from_pretrained(source)
+    except Exception as error:  # a directory that is no model's raises many kinds
+        remedy = "name a model's directory with --model DIR, or use --tiny or --random_weights"
+        raise UserError(f"the model {source} can be neither found nor downloaded: {remedy} ({error})") from None
+
+
+def config_of(base: Mapping, auto: type, kind: type[PretrainedConfig], sizes: Mapping, script: str) -> PretrainedConfig:
+    """The architecture of what is trained; where its weights are random, a `kind` of these `sizes`.
+
+    `base` is that of `data.run.checkpoints.base_of`, `auto` makes a model of a configuration. Raises UserError where `script`
+    does not train this architecture, or this machine cannot.
+    """
+    gpu = torch.cuda.is_available()
+    remedy = "use a machine with a GPU, name a small model's directory with --model DIR, or use --tiny"
+    if gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one")
+    if base["tiny"] or base["random_weights"]:
+        config = kind(**sizes)
+    elif gpu or Path(base["model"]).is_dir():
+        config = from_hub(AutoConfig, base["model"])
+    else:
+        raise UserError(f"no GPU is visible for {base['model']}, no directory: {remedy}; --random_weights needs a GPU too")
+    if config.model_type != kind.model_type:
+        model = f"the model {base['model']} is of the type {config.model_type}"
+        raise UserError(f"{model}: {script}.py trains {kind.model_type}")
+    if not gpu:
+        with torch.device("meta"):
+            model = auto.from_config(config)
+        if sum(weight.numel() for weight in model.parameters()) > MAX_CPU_PARAMETERS:
+            raise UserError(f"no GPU is visible, and {base['model']} is too large for a CPU: {remedy}")
+    return config
+
+
+def tokenizer_of(options: Mapping, small: Callable[[], PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:
+    """The tokenizer of --model; `small()` with --tiny, and with --random_weights where no other is to be had.
+
+    It sets no limit of its own. Raises UserError.
+    """
+    checkpoint = checkpoint_of(options["model"])
+    try:
+        made = options["tiny"] and not checkpoint
+        tokenizer = small() if made else from_hub(AutoTokenizer, checkpoint or options["model"])
+    except UserError:
+        if not options["random_weights"]:
+            raise
+        print("no tokenizer at hand: a small one stands in, and numbers of tokens differ from the real one's")
+        tokenizer = small()
+    tokenizer.model_max_length = int(1e9)  # the script's options are the limits
+    return tokenizer
+
+
+def check_vocabulary(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Raise UserError where the model lacks embeddings for pieces of the tokenizer."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(f"{name} has fewer embeddings than its tokenizer has pieces: name a whole model")
+
+
+def draw_weights(
+    model: torch.nn.Module,
+    seed: int,
+    device: torch.device,
+    make: Callable[[torch.Tensor, torch.nn.Module, str], torch.nn.Parameter],
+    dtype: torch.dtype = torch.float32,
+    scale: Callable[[str], float] = lambda path: 1.0,
+) -> torch.nn.Module:
+    """The model, which has no memory for its weights, with random ones on `device`, made one at a time.
+
+    Matrices are normal, with the deviation that keeps the size of what passes them, times `scale` of their module's path;
+    other weights are 1, biases 0. `make(weight, module, name)` gives the parameter; tied ones stay tied.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+    for path, module in model.named_modules():
+        for name, empty in list(module.named_parameters(recurse=False)):
+            if empty not in made:
+                start = torch.zeros if name == "bias" else torch.ones
+                weight = start(empty.shape, device=device, dtype=dtype)
+                if weight.dim() == 2:
+                    std = 1.0 if isinstance(module, torch.nn.Embedding) else weight.shape[1] ** -0.5
+                    weight.normal_(0, std * scale(path), generator=generator)
+                made[empty] = make(weight, module, name)
+            setattr(module, name, made[empty])
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return model
+
+
+def numel(*parts: torch.nn.Module | torch.nn.Parameter) -> int:
+    """The number of weights, also where they are packed into 4 bits."""
+    weights = [weight for part in parts for weight in (part.parameters() if isinstance(part, torch.nn.Module) else [part])]
+    states = [getattr(weight, "quant_state", None) for weight in weights]
+    return sum(state.shape.numel() if state else weight.numel() for weight, state in zip(weights, states))
+
+
+def count_parameters(model: torch.nn.Module) -> dict:
+    """All and trainable weights, and the trainable share: of all, and with 4-bit weights counted as stored, two a byte."""
+    weights = list(model.parameters())
+    total, trainable = numel(*weights), numel(*(weight for weight in weights if weight.requires_grad))
+    packed = sum(numel(weight) - numel(weight) // 2 for weight in weights if getattr(weight, "quant_state", None))
+    return dict(parameters=total, trainable_parameters=trainable, trainable_percent=100 * trainable / total,
+                trainable_percent_packed=100 * trainable / (total - packed))  # fmt: skip

@@ -1,0 +1,38 @@
+"""The processes of a run, one a GPU, and what each holds."""
+
+import os
+import resource
+import sys
+
+import torch
+import torch.distributed.run
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from data.common.errors import UserError
+from data.run.signals import for_launcher
+
+
+def launch(processes: int) -> None:
+    """Run this script in so many processes (0: one a visible GPU) and exit with their code; return where one will do."""
+    gpus = torch.cuda.device_count()
+    processes = processes or max(1, gpus)
+    if "LOCAL_RANK" in os.environ or processes == 1:
+        return
+    if gpus and processes > gpus:
+        raise UserError(f"--processes {processes} is out of range: each needs a GPU of its own, and {gpus} are visible")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    for_launcher()
+    try:
+        torch.distributed.run.main(["--standalone", f"--nproc_per_node={processes}", *sys.argv])
+    except ChildFailedError as error:  # a rank has said why
+        sys.exit(max(1, *(failure.exitcode for failure in error.failures.values())))
+    except SignalException as error:  # the ranks have had it, too
+        sys.exit(128 + error.sigval)
+    sys.exit(0)
+
+
+def peak_memory() -> int:
+    """The most bytes that this process held: allocated on its GPU, or resident on a CPU."""
+    gpu = torch.cuda.is_available()
+    return torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
