@@ -31,8 +31,8 @@ def database(tmp_path):
     return str(path)
 
 
-BASE = dict(values=False, full_names=False)
-OPTIONS = dict(ask=None, db="", answers="", data="nowhere", seconds=5.0)
+BASE = dict(values=False, full_names=False, tiny=False, random_weights=False)
+OPTIONS = dict(model="none", ask=None, db="", answers="", data="nowhere", seconds=5.0)
 
 
 def talk(database: str, question: str | None, answer, seconds: float = 5.0, **base: bool) -> None:

@@ -546,7 +546,7 @@ def test_a_stopped_statement_does_not_hold_up_the_others(database):
 
 
 def test_the_comparison_of_rows_has_a_limit_too(database, monkeypatch):
-    worker = ROOT / "data" / "execute.py"
+    worker = ROOT / "data" / "sqlite" / "execute.py"
     slow = worker.read_text().replace("def rows_match(gold", "def rows_match(*_):\n    time.sleep(60)\n\n\ndef _(gold")
     copy = database.parent.parent / "slow_execute.py"
     copy.write_text(slow)
@@ -557,7 +557,7 @@ def test_the_comparison_of_rows_has_a_limit_too(database, monkeypatch):
 
 
 def test_the_comparison_of_many_rows_has_more_time(database, monkeypatch):
-    worker = ROOT / "data" / "execute.py"
+    worker = ROOT / "data" / "sqlite" / "execute.py"
     copy = database.parent.parent / "slower_execute.py"
     copy.write_text(
         worker.read_text().replace("    if len(gold) != len(predicted):\n", "    time.sleep(1)\n    if False:\n", 1)
@@ -729,7 +729,7 @@ def test_workers_do_not_import_the_callers_script_or_packages(database, tmp_path
     (tmp_path / "sitecustomize.py").write_text("print('started with site packages')")
     script = tmp_path / "train.py"
     script.write_text(
-        f"import sys\nprint('script')\nsys.path.insert(0, {str(ROOT)!r})\nfrom data.execute import Executor\n"
+        f"import sys\nprint('script')\nsys.path.insert(0, {str(ROOT)!r})\nfrom data.sqlite.execute import Executor\n"
         f"with Executor(workers=2) as pool:\n    print(pool.run([({str(database)!r}, 'SELECT 7')] * 3)[2].rows)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

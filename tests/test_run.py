@@ -53,8 +53,8 @@ def finish(folder: RunFolder, rows: list[dict] = ROWS, gpus: tuple = ("GPU", "GP
     return json.loads((folder.path / "result.json").read_text()) if folder.main else {}
 
 
-def record(loss: float = 0.5, seconds: float = 2.0, tokens: int = 100) -> dict:
-    return dict(loss=loss, learning_rate=1e-4, seconds=seconds, tokens=tokens, memory_gib=23.14)
+def record(loss: float = 0.5, seconds: float = 2.0) -> dict:
+    return dict(loss=loss, learning_rate=1e-4, seconds=seconds, memory_gib=23.14)
 
 
 def with_checkpoint(folder: RunFolder, update: int = 2, evaluated: int = 0, script: str = "some_script") -> RunFolder:
@@ -261,8 +261,8 @@ def test_other_ranks_write_nothing(tmp_path, capsys):
         other.start(OPTIONS, DATA, ["GPU"], resume)
     other.log({"event": "update"})
     other.rewind(STATE)
-    state = other.log_update(STATE, 1, 8, 1e9, **record())
-    other.log_evaluation(0, 1, ROWS, FIGURES)
+    state = other.log_update(STATE, 1, 8, (90, 10), (4, 5), **record())
+    assert other.log_evaluation(dict(STATE), 1, ROWS, FIGURES)
     other.predictions(ROWS)
     finish(other)
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
@@ -276,19 +276,19 @@ def test_an_update_is_logged_and_counted(folder):
     state = STATE | dict(best=0.25)
     for update, (seconds, tokens) in enumerate([(2.0, 100), (0.5, 60), (1.5, 40)]):
         assert state["update"] == update
-        state = folder.log_update(state, 30, 8, 1e12, **record(0.5 - update / 10, seconds, tokens))
-    counts = dict(update=3, train_seconds=4.0, train_tokens=200, train_flops=3e12, examples_seen=24)
+        state = folder.log_update(state, 30, 8, (tokens - 10, 10), (4, 5), **record(0.5 - update / 10, seconds))
+    counts = dict(update=3, train_seconds=4.0, train_tokens=200, train_flops=170 * 4 + 30 * 5, examples_seen=24)
     assert state == counts | dict(best=0.25, evaluated=-1)
     assert STATE["update"] == 0  # the state given is left as it was
     records = [json.loads(line) for line in lines(folder.path / "log.jsonl")]
-    assert records[1] == dict(event="update", update=1) | record(0.4, 0.5, 60)
+    assert records[1] == dict(event="update", update=1) | record(0.4, 0.5) | dict(tokens=60)
     assert [record["update"] for record in records] == [0, 1, 2]
 
 
 def test_every_tenth_update_and_the_last_are_printed(folder, capsys):
     state = STATE
     for _ in range(24):
-        state = folder.log_update(state, 24, 8, 1e12, **record(0.4312, 3.41, 4231))
+        state = folder.log_update(state, 24, 8, (4200, 31), (4, 5), **record(0.4312, 3.41))
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in printed] == ["00000/00024", "00010/00024", "00020/00024", "00023/00024"]
     assert "| loss 0.4312 | lr 1.0e-04 | 3.41 s | 1,241 tok/s | 23.1 GiB | eta 0h01m" in printed[1]
@@ -298,7 +298,7 @@ def test_every_tenth_update_and_the_last_are_printed(folder, capsys):
 def test_utilisation_is_printed_where_the_peak_of_the_gpus_is_known(tmp_path, capsys):
     folder = RunFolder(tmp_path / "run", "some_script")
     folder.start(OPTIONS, DATA, ["NVIDIA H100 80GB HBM3"] * 2, resume=False)
-    folder.log_update(STATE, 1, 8, 989.4e12, **record(seconds=2.0))
+    folder.log_update(STATE, 1, 8, (90, 10), (10**13, 8.94e12), **record(seconds=2.0))
     assert "| utilisation 25% |" in capsys.readouterr().out
 
 
@@ -311,20 +311,40 @@ def test_a_tracker_gets_the_numbers(tmp_path):
 
 
 def test_an_evaluation_is_logged_with_two_examples_printed(folder, capsys):
-    folder.log_evaluation(5, 10, ROWS, FIGURES)
+    state = STATE | dict(update=5, best=0.4)
+    assert folder.log_evaluation(state, 10, ROWS, FIGURES)
+    assert state == STATE | dict(update=5, evaluated=5, best=0.5)
     assert [json.loads(line) for line in lines(folder.path / "log.jsonl")] == [dict(event="evaluation", update=5) | FIGURES]
     printed = capsys.readouterr().out
     assert printed.count("How many?") == printed.count("wrong, wrong rows") == 2
     assert "execution accuracy 50.0% | exact match 25.0% | n 2" in printed
 
 
+def test_an_evaluation_is_the_best_where_none_was_as_good(folder):
+    state = dict(STATE)
+    shares = (0.25, 0.5, 0.5, 0.4)
+    assert [folder.log_evaluation(state, 10, ROWS, FIGURES | dict(execution_accuracy=share)) for share in shares] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert state["best"] == 0.5
+
+
+def test_the_parameters_that_train_are_printed(folder, capsys):
+    folder.counted(PARAMETERS)
+    folder.counted(PARAMETERS | dict(trainable_percent_packed=25.0))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [f"50 of 200 parameters train{share} | 1 x GPU" for share in (", 40.00 % as stored", "")]
+
+
 def test_examples_that_are_printed_steer_no_terminal(folder, capsys):
-    folder.log_evaluation(0, 1, [row(0, "SELECT '\x1b[2J'", "SELECT `\x1b[31m\x07`") | dict(question="\x9b2J?")], FIGURES)
+    folder.log_evaluation(
+        dict(STATE), 1, [row(0, "SELECT '\x1b[2J'", "SELECT `\x1b[31m\x07`") | dict(question="\x9b2J?")], FIGURES
+    )
     assert capsys.readouterr().out.replace("\n", "").isprintable()
 
 
 def test_an_evaluation_of_one_example(folder):
-    folder.log_evaluation(0, 1, ROWS[:1], FIGURES)
+    folder.log_evaluation(dict(STATE), 1, ROWS[:1], FIGURES)
     assert (folder.path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -22,6 +22,7 @@ from data.benchmark.schema import Benchmark
 from data.common.errors import UserError, exit_on_user_error
 from data.run.signals import Stop
 from data.sqlite.execute import GOLD_FAILS, TOO_LONG
+from data.with_torch import answering
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"]
@@ -90,7 +91,7 @@ def test_answers_come_from_attention_that_repeats_itself(script, monkeypatch):
         seen.append(torch.backends.cuda.cudnn_sdp_enabled())
         return answers
 
-    monkeypatch.setattr(script, "gather_object", gather)
+    monkeypatch.setattr(answering, "gather_object", gather)
     nothing = Dataset.from_dict(dict(input_ids=[], labels=[], shared=[], db_id=[]))
     tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0, batch_decode=lambda ids, **how: [])
     one = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
@@ -207,8 +208,8 @@ def test_a_token_costs_what_the_weights_that_it_passes_cost(script):
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     causal = script.SCRIPT in ("gpt_neox_20b", "llama_65b")
-    auto, config = (AutoModelForCausalLM, "Config") if causal else (AutoModelForSeq2SeqLM, "T5Config")
-    model = auto.from_config(getattr(script, config)(**script.TINY_CONFIG), dtype=torch.float32)
+    auto = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
+    model = auto.from_config(script.Config(**script.TINY_CONFIG), dtype=torch.float32)
     prompt, answer = 40, 20
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         if causal:

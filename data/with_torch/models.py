@@ -113,6 +113,6 @@ def count_parameters(model: torch.nn.Module) -> dict:
     """All and trainable weights, and the trainable share: of all, and with 4-bit weights counted as stored, two a byte."""
     weights = list(model.parameters())
     total, trainable = numel(*weights), numel(*(weight for weight in weights if weight.requires_grad))
-    packed = sum(numel(weight) - numel(weight) // 2 for weight in weights if getattr(weight, "quant_state", None))
+    packed = sum(numel(weight) - numel(weight) // 2 for weight in weights if hasattr(weight, "quant_state"))  # 4-bit weights
     return dict(parameters=total, trainable_parameters=trainable, trainable_percent=100 * trainable / total,
                 trainable_percent_packed=100 * trainable / (total - packed))  # fmt: skip
