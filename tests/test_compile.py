@@ -20,7 +20,10 @@ FEW = ("--max_updates", "3", "--update_examples", "4", "--eval_examples", "2", "
 SCRIPTS = {T5_3B: 4, flan_t5_base: 4, gpt_neox_20b: 4, llama_65b: 4}  # layers of the tiny model
 
 
-@pytest.fixture(params=SCRIPTS, ids=lambda script: script.SCRIPT)
+SLOW = [pytest.param(script, marks=pytest.mark.slow) for script in (flan_t5_base, gpt_neox_20b)]
+
+
+@pytest.fixture(params=[T5_3B, llama_65b, *SLOW], ids=lambda script: script.SCRIPT)
 def script(request):
     return request.param
 
@@ -84,7 +87,8 @@ def layers(monkeypatch):
 
 def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, run, layers):
     count = SCRIPTS[script]
-    options = (*FEW, "--eval_every", "1")
+    shared = ["--share_schema"] if hasattr(script.Args, "share_schema") else []
+    options = (*FEW, *shared, "--eval_every", "1")
     plain = run(script, *options, out="plain")
     assert not layers["layers"] and not layers["calls"]
     for name, more in dict(compiled=[], recomputed=["--gradient_checkpointing", "on"]).items():

@@ -242,10 +242,10 @@ def few(monkeypatch) -> list[str]:
 
 @pytest.mark.parametrize("recipe", [[], ["--published", "--max_input_tokens", "64"]], ids=["default", "published"])
 def test_a_run_says_what_it_looked_at_and_keeps_its_warnings(run, script, few, capsys, recipe):
-    done = run(script, *few, *recipe)
+    shares = not recipe and hasattr(script.Args, "share_schema")
+    done = run(script, *few, *recipe, *(["--share_schema"] if shares else []))
     printed = capsys.readouterr().out
     assert "200 training examples, 0 with a shortened schema" in printed and "WARNING:" not in printed
-    shares = not recipe and hasattr(script.Args, "share_schema")
     saved = re.search(r" \| an epoch: ([0-9,]+) tokens, ([0-9,]+) if schemas were not shared", printed)
     assert bool(saved) == shares
     if shares:

@@ -153,7 +153,8 @@ def tracked(folder) -> dict:
 @pytest.mark.parametrize("published", [False, True], ids=["default", "published"])
 def test_a_run_keeps_how_its_prompts_were_made(run, script, database, monkeypatch, capsys, published):
     """Prompts that lack what a model was trained with, or have more, would score it low and say nothing."""
-    trained, asked = ([], ["--published"])[:: -1 if published else 1]
+    default = ["--share_schema"] if hasattr(script.Args, "share_schema") else []
+    trained, asked = (default, ["--published"])[:: -1 if published else 1]
     done = run(script, *FEW, *trained)
     capsys.readouterr()
     seen, real = [], script.evaluate

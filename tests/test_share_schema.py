@@ -34,7 +34,7 @@ from data.training.batches import (
     shared_tokens,
 )
 
-FEW = ["--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
+FEW = ["--share_schema", "--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
 
 
 @pytest.fixture(params=[gpt_neox_20b, llama_65b], ids=["gpt_neox_20b", "llama_65b"], scope="module")
@@ -334,7 +334,8 @@ def test_a_run_shares_and_what_loads_it_does_too(run, script, monkeypatch, capsy
     seen, real = [], script.schema_first
     monkeypatch.setattr(script, "schema_first", lambda *asked: seen.append(real(*asked)) or seen[-1])
     database = str(sample.build() / "database" / "lighthouses" / "lighthouses.sqlite")
-    run(script, "--model", str(done["folder"]), "--db", database, "--ask", "How many?", "--max_output_tokens", "8", out="other")
+    again = ("--share_schema", "--model", str(done["folder"]), "--max_output_tokens", "8")
+    run(script, *again, "--db", database, "--ask", "How many?", out="other")
     assert seen[-1][1] + CUE == "How many?\nSQL:"
     assert "is asked so" not in capsys.readouterr().out
     # a checkpoint's choice wins over the command line's default
@@ -363,6 +364,7 @@ def test_two_processes_share_schemas_as_one_does(script, tmp_path):
     assert records(tmp_path / "two")["losses"] == pytest.approx(records(tmp_path / "one")["losses"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_updates_and_two_more_equal_four_where_schemas_are_shared(two_and_two, script):
     straight, resumed = two_and_two(script, *FEW)
     assert resumed["losses"] == straight["losses"]

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from transformers import AutoModelForCausalLM
 
 import llama_65b
@@ -15,6 +16,7 @@ WHY = Path(__file__).parent / "bench" / "why.py"
 ROWS = ["published", "lora-64-0.001", "qlora-8-0.003", "plain-twice-0.0004", "recipe-0.0004"]
 
 
+@pytest.mark.slow
 def test_a_row_of_each_kind(tmp_path):
     whole, directory = Path(sample.build()), tmp_path / "data"
     directory.mkdir()
