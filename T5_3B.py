@@ -225,7 +225,7 @@ def load_model(args: Args, base: dict, config: Config, tokenizer: Tokenizer, dev
 
 def answer_loss(model, **batch: torch.Tensor) -> torch.Tensor:
     """The summed cross-entropy of a batch's answer tokens, float32."""
-    return model(**batch).loss.float() * (batch["labels"] != -100).sum()
+    return model(**batch, use_cache=False).loss.float() * (batch["labels"] != -100).sum()
 
 
 def flops_per_token(model: torch.nn.Module) -> tuple[int, int]:
@@ -396,6 +396,7 @@ def main(args: Args | None = None) -> None:
     if args.local_rank >= 0 and args.deepspeed != "none":  # under the deepspeed launcher
         path = Path(__file__).with_name(args.deepspeed) if args.deepspeed == Args.deepspeed else Path(args.deepspeed)
         sharded = zero2.configuration(path, args.update_examples, SCRIPT)
+    RunFolder(args.out, SCRIPT).check(asdict(args), benchmark.summary(), args.resume)
     train(args, base, benchmark, config, tokenizer, grammars, sharded)
 
 
@@ -468,7 +469,6 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
         state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
-
     memory = max(gather_object([peak_memory()]))
     method = f"full, {'ZeRO-2' if sharded else args.optimizer}"
     folder.finish(rows, base["model"], method, counts, gpus, memory, state, figures, benchmark, args.relative_to)

@@ -247,7 +247,7 @@ def add_lora(model: torch.nn.Module, args: Args, tokenizer: Tokenizer) -> PeftMo
 
 def answer_loss(model, **batch: torch.Tensor) -> torch.Tensor:
     """The summed cross-entropy of a batch's answer tokens, float32."""
-    return model(**batch).loss.float() * (batch["labels"] != -100).sum()
+    return model(**batch, use_cache=False).loss.float() * (batch["labels"] != -100).sum()
 
 
 def flops_per_token(model: PeftModel) -> tuple[int, int]:
@@ -406,6 +406,7 @@ def main(args: Args | None = None) -> None:
     benchmark = load_benchmark(asdict(args), base)
     config, tokenizer = load_config(base), load_tokenizer(args, benchmark)
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
+    RunFolder(args.out, SCRIPT).check(asdict(args), benchmark.summary(), args.resume)
     launch(args.processes)
     train(args, base, benchmark, config, tokenizer, grammars)
 
@@ -476,7 +477,6 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
         state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
-
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
     if args.overfit and not args.eval_only:

@@ -446,6 +446,7 @@ def main(args: Args | None = None) -> None:
     benchmark = load_benchmark(asdict(args), base)
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
+    RunFolder(args.out, SCRIPT).check(asdict(args), benchmark.summary(), args.resume)
     launch(1 if args.device_map == "auto" else args.processes)
     train(args, base, benchmark, config, tokenizer, grammars)
 
@@ -519,7 +520,6 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
         state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
-
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
     if args.overfit and not args.eval_only:

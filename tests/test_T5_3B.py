@@ -190,6 +190,21 @@ def test_the_launcher_is_recognised_and_can_be_declined(run, monkeypatch, option
     assert [config and config["train_batch_size"] for config in given] == [size]
 
 
+def test_deepspeed_need_not_be_installed(tmp_path, small_sample):
+    words = ["T5_3B.py", "--tiny", "--data", str(small_sample), *FEW, "--max_updates", "1", "--max_output_tokens", "8"]
+    code = f"""
+import importlib.util, runpy, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *given: None if name.split(".")[0] == "deepspeed" else find(name, *given)
+sys.modules["deepspeed"], sys.argv = None, {[*words, "--out", str(tmp_path / "run")]}
+runpy.run_path("T5_3B.py", run_name="__main__")
+"""
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=hidden)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert records(tmp_path / "run")["result"]["updates"] == 1
+
+
 def test_a_launcher_without_deepspeed_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed.runtime.config", None)
     with pytest.raises(UserError, match="deepspeed cannot be imported .*: install it, or run python3 T5_3B.py without it"):

@@ -65,6 +65,29 @@ def test_a_script_imports_rooms_and_no_other_script(script):
                         for alias in node.names}  # fmt: skip
 
 
+@pytest.mark.parametrize("script", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("option", "code", "says"),
+    [
+        ("--help", 0, "--learning"),
+        ("--learning_rate=2", 2, "--learning_rate 2.0 is out of range"),
+        ("--rate=2", 2, "rate"),
+    ],
+)
+def test_a_script_reads_its_options_before_it_loads_torch(script, option, code, says):
+    done = python(f"""
+import runpy, sys
+class Watch:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            raise SystemExit("torch is loaded")
+sys.meta_path.insert(0, Watch())
+sys.argv = [{str(script)!r}, {option!r}]
+runpy.run_path({str(script)!r}, run_name="__main__")
+""")
+    assert done.returncode == code and says in done.stdout + done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("blocked", ["torch", "transformers"])
 def test_data_does_without(blocked):
     done = python(f"import sys; sys.modules[{blocked!r}] = None; import data, {', '.join(MODULES)}")

@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import json
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -51,6 +52,11 @@ class RunFolder:
         self.track = track  # track({name: number}, step=update): an experiment tracker
         self.gpus: list[str] = []
 
+    def check(self, options: dict, data: dict, resume: bool) -> None:
+        """Raise UserError where `start` would, but before a run's other processes start, which would wait for the first."""
+        if int(os.environ.get("RANK", 0)) == 0:
+            self._earlier(options, data, resume)
+
     def start(self, options: dict, data: dict, gpus: Sequence[str], resume: bool) -> None:
         """Make the folder and write `args.json`; a finished or broken run that stands there moves aside, numbered.
 
@@ -61,12 +67,8 @@ class RunFolder:
         self.gpus = list(gpus)
         if not self.main:
             return
-        started = {}
-        if resume:
-            started = self._resumed(options, data)
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            if not any((self.path / name).exists() for name in ("args.json", "args.json.tmp")):
-                raise UserError(f"{self.path} holds other files than a run's: name another folder with --out")
+        started = self._earlier(options, data, resume, say=True)
+        if not resume and self.path.is_dir() and any(self.path.iterdir()):
             number = 1
             while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
                 number += 1
@@ -91,8 +93,16 @@ class RunFolder:
         }
         write_atomically(self.path / "args.json", json.dumps(record, indent=2) + "\n")
 
-    def _resumed(self, options: dict, data: dict) -> dict:
-        """The record of the run that stands in the folder, once it is known that it can go on with these options."""
+    def _earlier(self, options: dict, data: dict, resume: bool, say: bool = False) -> dict:
+        """The record of the run in the folder that can go on with these options; {} without `resume`. Raises UserError.
+
+        `say`: print the options that differ.
+        """
+        if not resume:
+            other = self.path.is_dir() and any(self.path.iterdir())
+            if other and not any((self.path / name).exists() for name in ("args.json", "args.json.tmp")):
+                raise UserError(f"{self.path} holds other files than a run's: name another folder with --out")
+            return {}
         remedy = "name the run's folder with --out, or start without --resume"
         started = read_object(self.path / "args.json", remedy)
         if started.get("script") != self.script:
@@ -108,7 +118,7 @@ class RunFolder:
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path / 'args.json'} is of an older layout: {remedy}") from None
         after = dict(zip(FIXED, map(options.get, FIXED)), data=data["sha256"])
-        for name in sorted(set(earlier) | set(options)):
+        for name in sorted(set(earlier) | set(options)) if say else ():
             if name not in OF_THE_CALL and earlier.get(name) != options.get(name):
                 print(f"--{name} was {earlier.get(name)} before, and is {options.get(name)} from here on")
         other = [name for name in after if before[name] != after[name]]
