@@ -93,7 +93,7 @@ def parse() -> Args:
     zero2 = " --local_rank " in words and " --deepspeed none" not in words
     published = PUBLISHED | dict(batch_size=2) if zero2 else PUBLISHED
     default = replace(Args(), **defaults(sys.argv, TINY, published))
-    args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
+    args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default, use_underscores=True)
     return settled(args, Args, published)
 
 

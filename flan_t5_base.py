@@ -91,7 +91,7 @@ PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=Fals
 def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
     default = replace(Args(), **defaults(sys.argv, TINY, PUBLISHED))
-    args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default)
+    args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default, use_underscores=True)
     return settled(args, Args, PUBLISHED)
 
 

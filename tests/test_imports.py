@@ -69,7 +69,7 @@ def test_a_script_imports_rooms_and_no_other_script(script):
 @pytest.mark.parametrize(
     ("option", "code", "says"),
     [
-        ("--help", 0, "--learning"),
+        ("--help", 0, "--learning_rate"),
         ("--learning_rate=2", 2, "--learning_rate 2.0 is out of range"),
         ("--rate=2", 2, "rate"),
     ],
