@@ -66,6 +66,15 @@ def test_a_script_imports_rooms_and_no_other_script(script):
 
 
 @pytest.mark.parametrize("script", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_a_script_is_read_in_a_sitting(script):
+    text = script.read_text()
+    assert len(text.splitlines()) <= 550
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 80, node.name
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
 @pytest.mark.parametrize(
     ("option", "code", "says"),
     [
