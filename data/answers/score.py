@@ -32,7 +32,7 @@ from data.benchmark.schema import Benchmark, Example
 from data.benchmark.spider import MEND_EXAMPLES, check_database, files_of, load, read_schemas
 from data.common.errors import UserError
 from data.common.files import read_object, read_records, write_atomically
-from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, LONGEST, TOO_LONG, Comparison, Executor
+from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, MAX_SECONDS, TOO_LONG, Comparison, Executor
 
 # a quote that is not closed reaches to the end, so that a text full of them is not searched once for each
 STRING = r"""'(?:[^']|'')*+(?:'|$)|"(?:[^"]|"")*+(?:"|$)"""
@@ -391,8 +391,8 @@ def main() -> None:
         raise UserError("--clean is for --predictions: those of a run are cleaned already")
     if (args.workers or 1) < 1:
         raise UserError("--workers has to be positive")
-    if args.seconds is not None and not 0 < args.seconds <= LONGEST:
-        raise UserError(f"--seconds has to be positive, and {LONGEST:g} at most")
+    if args.seconds is not None and not 0 < args.seconds <= MAX_SECONDS:
+        raise UserError(f"--seconds has to be positive, and {MAX_SECONDS:g} at most")
     if args.data == "sample":
         args.data = build()
     data = None if args.data is None else Path(args.data)

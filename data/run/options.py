@@ -12,7 +12,7 @@ from data.common.errors import UserError
 from data.common.files import read_object
 from data.run.ask import names_file
 from data.run.checkpoints import checkpoint_of
-from data.sqlite.execute import LONGEST
+from data.sqlite.execute import MAX_SECONDS
 
 Options = TypeVar("Options")
 # what options may be
@@ -69,8 +69,8 @@ def check_options(options: dict) -> None:
     for name in set(BELOW_ONE) & set(options):
         if not 0 <= options[name] < 1:
             raise UserError(f"--{name} {options[name]} is out of range: give 0 or more and less than 1")
-    if not 0 < options.get("seconds", 1) <= LONGEST:
-        raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most {LONGEST:g}")
+    if not 0 < options.get("seconds", 1) <= MAX_SECONDS:
+        raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most {MAX_SECONDS:g}")
     if options.get("split", "dev") != "dev" and not options.get("eval_only"):
         raise UserError(f"--split {options['split']} is to score a model that is finished: give --eval_only, too")
     if options["tiny"] and options["random_weights"]:
