@@ -410,7 +410,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
     with accelerator.main_process_first():
-        data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=True)
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=True)
     folder.health(0, *data.health("]", collate))
 
     set_seed(args.seed)  # the same weights on every rank

@@ -463,7 +463,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
     with accelerator.main_process_first():
-        data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=False, share=base["share_schema"])
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=False, share=base["share_schema"])
     folder.health(0, *data.health(CUE.strip(), collate, joined=True))
 
     set_seed(args.seed)  # the same adapter on every rank
