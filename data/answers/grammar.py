@@ -255,7 +255,7 @@ INNER = f"inner::bit_and({DEPTH_BITS:#x})"  # a SELECT of any number of columns
 
 
 def _selects(rules: _Rules, names: _Names) -> None:
-    """The rules of SELECTs by where they may stand; all go on with the rule `body`."""
+    """The rules of SELECTs, by where they may be; with FROM, they go on with the rule `body`."""
     rules.add("query", '"SELECT " body::_')
     subquery = f"OPEN {SCALAR} RP"  # without FROM, only subqueries: no question asks for a constant
     for given in (subquery, f"{subquery} OP {subquery}", f"{subquery} OP UNSIGNED"):

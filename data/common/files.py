@@ -12,7 +12,7 @@ from data.common.errors import UserError
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file as UTF-8, so that neither a reader nor a crash ever leaves anyone with half of it."""
+    """Write a file as UTF-8; neither a reader nor a crash ever sees a part of it."""
     aside = path.with_name(path.name + ".tmp")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)

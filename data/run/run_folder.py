@@ -92,7 +92,7 @@ class RunFolder:
         write_atomically(self.path / "args.json", json.dumps(record, indent=2) + "\n")
 
     def _resumed(self, options: dict, data: dict) -> dict:
-        """The record of the run that stands in the folder, once it is known that it can go on with these options."""
+        """Check that the run in the folder can go on with these options and data -> its `args.json`."""
         remedy = "name the run's folder with --out, or start without --resume"
         started = read_object(self.path / "args.json", remedy)
         if started.get("script") != self.script:
@@ -301,7 +301,7 @@ def make_or_warn(name: str, make: Callable[..., None], *arguments: object) -> No
 
 
 def git_state() -> dict:
-    """The checkout's commit and whether files differ from it; None where there is no git or no checkout."""
+    """The checkout's commit, and whether files differ from it; both None without git or a checkout."""
 
     def git(*words: str) -> str | None:
         try:
@@ -315,7 +315,7 @@ def git_state() -> dict:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a package, None where it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -10,7 +10,7 @@ Covered, each by a test in `tests/test_execute.py`:
 - several statements in one string, NUL bytes, lone surrogates, text that is not UTF-8: an error result or replacement
   characters, never an exception in the caller;
 - a worker that dies: only its own statement fails, and a new worker takes its place;
-- a machine that was suspended meanwhile (Ctrl-Z, a suspended virtual machine): statements that this timed out run again;
+- a machine that was stopped meanwhile (Ctrl-Z, a suspended virtual machine): statements that failed then are run again;
 - a database that is missing, locked or not SQLite: an error result. Reading changes neither the database's files nor its
   folder, whatever its mode and state (`read_database`).
 
@@ -69,7 +69,7 @@ SECONDS_PER_VALUE = 1e-5  # added to a comparison's time limit for each value of
 MAX_SECONDS = 3600.0  # upper bound for a statement's limit
 TICK = 0.1  # seconds after which the parent checks the clock at the latest
 STALL = 1.0  # seconds of further delay that show that the machine, or the process group, was stopped
-REPEATS = 10  # of a statement after stalls, at most
+REPEATS = 10  # times that a statement is run again after stalls, at most
 
 T = TypeVar("T")
 
