@@ -24,8 +24,8 @@ from typing import Literal
 import tyro
 
 from data.common.errors import exit_on_user_error
-from data.run.ask import bare_ask
-from data.run.options import defaults, settled
+from data.run.ask import drop_bare_ask
+from data.run.options import defaults, resolve_options
 
 SCRIPT = Path(__file__).stem
 
@@ -93,8 +93,8 @@ def parse() -> Args:
     zero2 = " --local_rank " in words and " --deepspeed none" not in words
     published = PUBLISHED | dict(batch_size=2) if zero2 else PUBLISHED
     default = replace(Args(), **defaults(sys.argv, TINY, published))
-    args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default, use_underscores=True)
-    return settled(args, Args, published)
+    args = tyro.cli(Args, args=drop_bare_ask(sys.argv[1:]), description=__doc__, default=default, use_underscores=True)
+    return resolve_options(args, Args, published)
 
 
 if __name__ == "__main__":
@@ -411,7 +411,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
     with accelerator.main_process_first():
-        data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=True)
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=True)
     folder.health(0, *data.health("]", collate))
 
     set_seed(args.seed)  # the same weights on every rank

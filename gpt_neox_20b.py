@@ -26,8 +26,8 @@ from typing import Literal
 import tyro
 
 from data.common.errors import exit_on_user_error
-from data.run.ask import bare_ask
-from data.run.options import defaults, settled
+from data.run.ask import drop_bare_ask
+from data.run.options import defaults, resolve_options
 
 SCRIPT = Path(__file__).stem
 
@@ -99,8 +99,8 @@ PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=Fals
 def parse() -> Args:
     """The options. Raises UserError for one that is out of range."""
     default = replace(Args(), **defaults(sys.argv, TINY, PUBLISHED))
-    args = tyro.cli(Args, args=bare_ask(sys.argv[1:]), description=__doc__, default=default, use_underscores=True)
-    return settled(args, Args, PUBLISHED)
+    args = tyro.cli(Args, args=drop_bare_ask(sys.argv[1:]), description=__doc__, default=default, use_underscores=True)
+    return resolve_options(args, Args, PUBLISHED)
 
 
 if __name__ == "__main__":
@@ -464,7 +464,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
     accelerator.init_trackers(SCRIPT, asdict(args))
     with accelerator.main_process_first():
-        data = TrainingData(benchmark, asdict(args), encode, tokenizer, apart=False, share=base["share_schema"])
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=False, share=base["share_schema"])
     folder.health(0, *data.health(CUE.strip(), collate, joined=True))
 
     set_seed(args.seed)  # the same adapter on every rank

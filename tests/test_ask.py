@@ -16,7 +16,7 @@ from data.answers.candidates import too_long
 from data.benchmark import sample
 from data.benchmark.spider import make
 from data.common.errors import UserError
-from data.run.ask import FIELDS, TOGETHER, bare_ask, cell, conversation, names_file, table
+from data.run.ask import CHUNK, FIELDS, cell, conversation, drop_bare_ask, names_file, table
 from data.run.signals import Stop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,7 +179,7 @@ def test_a_locked_database_and_one_without_tables_are_refused(database, tmp_path
     ],
 )
 def test_ask_without_a_question_is_left_out(given, kept):
-    assert bare_ask(given) == kept
+    assert drop_bare_ask(given) == kept
 
 
 # ------------------------------------------------------------------------------------------------- questions in a file
@@ -282,7 +282,7 @@ def test_what_is_answered_is_not_asked_again(place, answers_file):
     with pytest.raises(KeyboardInterrupt):
         ask_file("q.jsonl", dies, db="shop.sqlite", answers=answers_file)
     path = place / (answers_file or "q.answers.jsonl")
-    assert len(written(path)) == TOGETHER == 200
+    assert len(written(path)) == CHUNK == 200
     records = ask_file("q.jsonl", answer, db="shop.sqlite", answers=answers_file)
     assert sizes == [200, 200, 50]
     assert [record["question"] for record in records] == [f"q {i % 300}\nand more" for i in range(450)]

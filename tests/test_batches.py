@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from data.training.batches import LONGEST, TOGETHER, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
+from data.training.batches import GROUP_SIZE, LONGEST, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
 
 
 def random_lengths(count: int, seed: int = 0) -> list[int]:
@@ -198,10 +198,10 @@ def test_padded_passes_hold_neighbours_in_length_and_begin_with_the_longest():
 
 
 def test_questions_of_one_schema_stay_together_where_there_is_room():
-    schemas = [(index // TOGETHER, 500) for index in range(8 * TOGETHER)]
-    lengths = [520 + index % 5 for index in range(8 * TOGETHER)]
-    passes = packed_passes(list(range(8 * TOGETHER)), lengths, schemas, 2, 2000)
-    assert all(len({schemas[i] for i in batch}) * TOGETHER == len(batch) for each in passes for batch in each)
+    schemas = [(index // GROUP_SIZE, 500) for index in range(8 * GROUP_SIZE)]
+    lengths = [520 + index % 5 for index in range(8 * GROUP_SIZE)]
+    passes = packed_passes(list(range(8 * GROUP_SIZE)), lengths, schemas, 2, 2000)
+    assert all(len({schemas[i] for i in batch}) * GROUP_SIZE == len(batch) for each in passes for batch in each)
 
 
 # --------------------------------------------------------------------------------------------------------------- padding

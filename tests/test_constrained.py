@@ -9,7 +9,7 @@ import torch
 
 import llama_65b
 from data.answers import constrained
-from data.answers.constrained import Grammars, Held, grammars_for
+from data.answers.constrained import ConstrainedBatch, Grammars, grammars_for
 from data.benchmark import spider
 from data.common.errors import UserError
 
@@ -27,7 +27,7 @@ def tokenizer(request, benchmark):
     return script.load_tokenizer(replace(script.Args(), **script.TINY, tiny=True), benchmark)
 
 
-def allowed(held: Held) -> list[list[int]]:
+def allowed(held: ConstrainedBatch) -> list[list[int]]:
     """The tokens that may follow in each slot."""
     masks = torch.full((len(held.slots), held.words), -1, dtype=torch.int32)
     free = held.masks(masks.data_ptr())
@@ -42,7 +42,7 @@ def test_only_what_the_grammar_has_may_follow(benchmark, tokenizer):
     grammars = Grammars(tokenizer, len(tokenizer))
     table = schema.tables[0]
     pieces = tokenizer(f" SELECT * FROM {table}", add_special_tokens=False).input_ids
-    held = Held(grammars, [schema, None], [[[]], [[]]], 1)
+    held = ConstrainedBatch(grammars, [schema, None], [[[]], [[]]], 1)
     for piece in pieces:
         own, free = allowed(held)
         assert piece in own and tokenizer.eos_token_id not in own and len(own) < len(free) == 32 * held.words
@@ -55,7 +55,7 @@ def test_beams_that_go_on_from_one_another_keep_their_own_state(benchmark, token
     grammars = Grammars(tokenizer, len(tokenizer))
     first, second = (tokenizer(text, add_special_tokens=False).input_ids for text in (" SELECT *", " SELECT COUNT"))
     shared = sum(one == other for one, other in zip(first, second))
-    held = Held(grammars, [schema], [[first[:shared], first[:shared]]], 2)
+    held = ConstrainedBatch(grammars, [schema], [[first[:shared], first[:shared]]], 2)
     start = allowed(held)
     held.advance([[1, 1]], [[first[shared], second[shared]]])
     left, right = allowed(held)
@@ -105,7 +105,7 @@ def test_a_dead_end_is_no_end(benchmark, tokenizer, monkeypatch, capsys):
     """llguidance offers the end of sequence where nothing else may follow, also in the middle of a statement."""
     schema = next(iter(benchmark.schemas.values()))
     monkeypatch.setattr(constrained, "grammar", lambda schema, without=(): 'start: " SELECT * FROM " "客户"')
-    held = Held(Grammars(tokenizer, len(tokenizer)), [schema], [[[]]], 1)
+    held = ConstrainedBatch(Grammars(tokenizer, len(tokenizer)), [schema], [[[]]], 1)
     for piece in tokenizer(" SELECT * FROM", add_special_tokens=False).input_ids:
         assert len(allowed(held)[0]) < 32
         held.advance([[0]], [[piece]])
@@ -116,7 +116,7 @@ def test_a_dead_end_is_no_end(benchmark, tokenizer, monkeypatch, capsys):
 
 def test_an_answer_that_llguidance_gives_up_goes_on_freely(benchmark, tokenizer, capsys):
     schema = next(iter(benchmark.schemas.values()))
-    held = Held(Grammars(tokenizer, len(tokenizer)), [schema, schema], [[[]], [[]]], 1)
+    held = ConstrainedBatch(Grammars(tokenizer, len(tokenizer)), [schema, schema], [[[]], [[]]], 1)
     held.advance([[0], [0]], [[tokenizer.eos_token_id], [-1]])  # which the grammar does not have there
     assert (
         allowed(held)[0] == list(range(32 * held.words))

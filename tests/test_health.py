@@ -16,7 +16,7 @@ from data.benchmark import sample, spider
 from data.benchmark.schema import Benchmark, Example
 from data.common.errors import UserError
 from data.run.options import check_options
-from data.training.batches import TOGETHER
+from data.training.batches import GROUP_SIZE
 from data.training.health import batch_warnings, example_warnings, first_loss, learned, token_warnings
 from data.training.variation import vary
 
@@ -68,7 +68,7 @@ def test_nor_has_one_with_its_defaults(script, warnings):
     """Values, full names, varied schemas that questions share."""
     args, share = script.Args(), hasattr(script.Args, "share_schema")
     asked = spider.load(sample.build(), values=args.values, full_names=args.full_names, plain_sql=args.plain_sql)
-    asked = vary(asked, args.vary_schema, 1, 0, TOGETHER if share else 1)
+    asked = vary(asked, args.vary_schema, 1, 0, GROUP_SIZE if share else 1)
     assert warnings(script, share=share, asked=asked) == ""
 
 

@@ -12,7 +12,7 @@ from conftest import files
 from data.common.errors import UserError
 from data.report import page
 from data.run.checkpoints import seal
-from data.run.options import check_options, defaults, settled
+from data.run.options import check_options, defaults, resolve_options
 from data.run.run_folder import RunFolder
 
 OPTIONS = {"model": "some/model", "update_examples": 8, "batch_size": 4, "eval_batch_size": 16, "seed": 0}
@@ -543,9 +543,9 @@ DIFFERS = (
 def test_the_published_recipe_says_how_it_differs_and_what_of_it_is_changed(monkeypatch, capsys, change, said):
     monkeypatch.delenv("RANK", raising=False)
     args = Args(**(dict(published=True) | PUBLISHED | change))
-    assert settled(replace(args), Args, PUBLISHED) == args and capsys.readouterr().out == said
-    settled(replace(args, published=False), Args, PUBLISHED)
+    assert resolve_options(replace(args), Args, PUBLISHED) == args and capsys.readouterr().out == said
+    resolve_options(replace(args, published=False), Args, PUBLISHED)
     assert capsys.readouterr().out == ""
     monkeypatch.setenv("RANK", "1")
-    settled(args, Args, PUBLISHED)
+    resolve_options(args, Args, PUBLISHED)
     assert capsys.readouterr().out == ""  # once, not once a rank

@@ -23,8 +23,8 @@ from data.run.signals import Stop
 from data.training import batches
 from data.training.batches import (
     ATTENTION,
+    GROUP_SIZE,
     LONGEST,
-    TOGETHER,
     balanced,
     describe,
     epoch_updates,
@@ -251,7 +251,7 @@ def test_every_example_is_seen(size):
 
 def test_an_update_holds_many_schemas_and_other_company_each_epoch():
     first, second = (epoch_updates(LENGTHS, SCHEMAS, 128, 0, epoch) for epoch in (0, 1))
-    assert min(len({SCHEMAS[i] for i in update}) for update in first) >= 128 // TOGETHER // 2
+    assert min(len({SCHEMAS[i] for i in update}) for update in first) >= 128 // GROUP_SIZE // 2
     assert first != second and first == epoch_updates(LENGTHS, SCHEMAS, 128, 0, 0)
 
 
@@ -262,7 +262,7 @@ def test_passes_divide_an_update_into_about_as_many_tokens(room, most, ranks):
         assert all(parts) and sorted(sum(parts, [])) == sorted(update)
         tokens = [sum(shared_tokens(batch, LENGTHS, SCHEMAS)) for batch in parts]
         # a few questions of one schema do not fill a pass as evenly
-        assert max(tokens) <= (2 if most and most < TOGETHER else 1.4) * sum(tokens) / len(tokens)
+        assert max(tokens) <= (2 if most and most < GROUP_SIZE else 1.4) * sum(tokens) / len(tokens)
 
 
 def test_what_is_heavy_is_spread():

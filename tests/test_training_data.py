@@ -6,7 +6,7 @@ import pytest
 
 from data.benchmark import sample, spider
 from data.common.errors import UserError
-from data.training.batches import TOGETHER, epoch_updates
+from data.training.batches import GROUP_SIZE, epoch_updates
 from data.training.small_tokenizer import word_tokenizer
 from data.training.training_data import TrainingData
 from llama_65b import Tokenizer
@@ -31,8 +31,8 @@ def encode(rows, schemas, tokenizer, limit, share=False):
 def make(benchmark):
     tokenizer = Tokenizer(tokenizer_object=word_tokenizer(benchmark, special=["<unk>"]))
 
-    def go(apart: bool = True, share: bool = False, **options: object) -> TrainingData:
-        return TrainingData(benchmark, OPTIONS | options, encode, tokenizer, apart, **(dict(share=True) if share else {}))
+    def go(padded: bool = True, share: bool = False, **options: object) -> TrainingData:
+        return TrainingData(benchmark, OPTIONS | options, encode, tokenizer, padded, **(dict(share=True) if share else {}))
 
     return go
 
@@ -89,10 +89,12 @@ def test_dev_examples_are_evenly_spaced(make):
 
 
 @pytest.mark.parametrize("vary_schema", [0.0, 0.4])
-@pytest.mark.parametrize(("apart", "share"), [(True, False), (False, False), (False, True)], ids=["apart", "packed", "shared"])
-def test_what_an_update_holds_depends_on_neither_room_nor_ranks_nor_the_size_of_a_batch(make, apart, share, vary_schema):
+@pytest.mark.parametrize(
+    ("padded", "share"), [(True, False), (False, False), (False, True)], ids=["padded", "packed", "shared"]
+)
+def test_what_an_update_holds_depends_on_neither_room_nor_ranks_nor_the_size_of_a_batch(make, padded, share, vary_schema):
     """Runs on other machines, and those that are resumed on them, learn the same examples in the same order."""
-    how = dict(apart=apart, share=share, vary_schema=vary_schema)
+    how = dict(padded=padded, share=share, vary_schema=vary_schema)
     whole = make(**how).passes(1, 10**9)
     expected = [examples_of(passes) for passes in whole]
     assert len(expected) == 21 and {len(update) for update in expected} == {8}
@@ -118,7 +120,7 @@ def test_resuming_gives_the_rest(make, start, vary_schema):
 
 @pytest.mark.parametrize("share", [False, True])
 def test_each_epoch_is_complete_and_has_its_own_variant_where_schemas_vary(make, share):
-    same, varied = (make(apart=False, share=share, vary_schema=most).passes(2, ROOM) for most in (0.0, 0.4))
+    same, varied = (make(padded=False, share=share, vary_schema=most).passes(2, ROOM) for most in (0.0, 0.4))
     for number in range(3):
         seen = [
             Counter(i for passes in plan[7 * number : 7 * number + 7] for i in examples_of(passes)) for plan in (same, varied)
@@ -137,31 +139,31 @@ def test_nothing_is_learned_where_a_model_is_only_scored(make):
     assert make(eval_only=True).passes(8, ROOM) == []
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_an_update_has_an_example_for_every_rank(make, apart):
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_update_has_an_example_for_every_rank(make, padded):
     with pytest.raises(UserError) as caught:
-        make(apart=apart, update_examples=7).passes(8, ROOM)
+        make(padded=padded, update_examples=7).passes(8, ROOM)
     assert str(caught.value) == "--update_examples 7 is less than one for each of 8 GPUs: raise it"
-    assert {len(batch) for each in make(apart=apart).passes(8, ROOM)[0] for batch in each} == {1}
+    assert {len(batch) for each in make(padded=padded).passes(8, ROOM)[0] for batch in each} == {1}
 
 
 def test_questions_share_varied_schemas_where_schemas_are_shared(make):
-    """Up to TOGETHER of one database have one, else none would be shared."""
-    data = make(apart=False, share=True, vary_schema=0.4, update_examples=50)
+    """Up to GROUP_SIZE of one database have one, else none would be shared."""
+    data = make(padded=False, share=True, vary_schema=0.4, update_examples=50)
     groups = Counter(data.train["db_id"][:50])
     databases = Counter(name.split("#")[0] for name in data.train["db_id"][:50])
-    assert max(groups.values()) == TOGETHER < max(databases.values())
-    assert len(groups) == sum(-(-count // TOGETHER) for count in databases.values())
+    assert max(groups.values()) == GROUP_SIZE < max(databases.values())
+    assert len(groups) == sum(-(-count // GROUP_SIZE) for count in databases.values())
     own = data.train["db_id"]
     assert [data.schemas[i] for i in range(150)] == [(own[i], 10) for i in range(150)]
     # those of one schema are side by side, and its tokens count once
     (batch,) = data.passes(1, ROOM, 0, 1)[0][0]
     assert data.tokens([[batch]])[0] == sum(data.prompts[i] - 10 for i in batch) + 10 * len(groups)
-    assert max(Counter(make(apart=False, vary_schema=0.4).train["db_id"][:50]).values()) == 1
+    assert max(Counter(make(padded=False, vary_schema=0.4).train["db_id"][:50]).values()) == 1
 
 
 def test_where_prompt_and_answer_are_one_sequence_their_whole_length_counts(make):
-    data = make(apart=False)
+    data = make(padded=False)
     assert data.lengths == [sum(pair) for pair in zip(data.prompts, data.answers)]
     whole = [sorted(update) for update in epoch_updates(data.lengths, data.schemas, 8, 1, 0)]
     assert [examples_of(passes) for passes in data.passes(1, ROOM, 0, 7)] == whole
@@ -170,7 +172,7 @@ def test_where_prompt_and_answer_are_one_sequence_their_whole_length_counts(make
 
 
 def test_a_shared_schema_counts_once_a_pass(make):
-    data = make(apart=False, share=True)
+    data = make(padded=False, share=True)
     one, other = ([i for i, name in enumerate(data.train["db_id"]) if name == wanted] for wanted in data.train["db_id"][:2])
     passes = [[one[:2], one[2:3] + other[:1]]]  # of two ranks
     prompts, answers = data.tokens(passes)
@@ -179,4 +181,4 @@ def test_a_shared_schema_counts_once_a_pass(make):
     assert prompts == sum(data.prompts[i] - 10 for i in examples) + 10 * schemas
     assert answers == sum(data.answers[i] for i in examples)
     assert data.tokens([[batch] for batch in passes[0]]) == (prompts, answers)  # in two passes of one
-    assert make(apart=False).tokens(passes) == (sum(data.prompts[i] for i in examples), answers)
+    assert make(padded=False).tokens(passes) == (sum(data.prompts[i] for i in examples), answers)

@@ -9,7 +9,7 @@ from test_prompt import make_schema
 
 from data.benchmark import sample, spider
 from data.benchmark.prompt import fit, prompt
-from data.benchmark.values import A_COLUMN, Values
+from data.benchmark.values import VALUES_PER_COLUMN, Values
 from data.common.errors import UserError
 
 CREATE = """
@@ -109,7 +109,7 @@ def test_large_columns_without_spaces_are_read_and_searched_fast(tmp_path):
 
 def test_a_column_shows_few_values_whatever_the_question(mentioned):
     found = mentioned("France, United States, Netherlands, New York, States, Rose, Joe Sharp, O'Hara")
-    assert [name for name, _ in found] == ["name"] * A_COLUMN + ["Country"] * A_COLUMN
+    assert [name for name, _ in found] == ["name"] * VALUES_PER_COLUMN + ["Country"] * VALUES_PER_COLUMN
 
 
 def test_values_stand_beside_their_column_as_sql_writes_them(database):

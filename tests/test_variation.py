@@ -13,7 +13,7 @@ from data.benchmark import sample, spider
 from data.benchmark.prompt import fit
 from data.benchmark.schema import Benchmark, Example, Schema
 from data.common.errors import UserError
-from data.training.batches import TOGETHER
+from data.training.batches import GROUP_SIZE
 from data.training.variation import varied, vary
 
 SCHEMA = Schema(
@@ -86,27 +86,27 @@ def asked() -> Benchmark:
 
 @pytest.fixture(scope="module")
 def shared(asked) -> Benchmark:
-    return vary(asked, 0.4, 3, 0, TOGETHER)
+    return vary(asked, 0.4, 3, 0, GROUP_SIZE)
 
 
 def test_questions_of_one_database_share_a_varied_schema(asked, shared):
     questions = asked.splits["train"]
     assert [example.question for example in shared.splits["train"]] == 3 * [example.question for example in questions]
-    assert shared == vary(asked, 0.4, 3, 0, TOGETHER) != vary(asked, 0.4, 3, 1, TOGETHER)
+    assert shared == vary(asked, 0.4, 3, 0, GROUP_SIZE) != vary(asked, 0.4, 3, 1, GROUP_SIZE)
     databases = Counter(example.db_id for example in questions)
     company = []
     for start in (0, 100, 200):
         examples = shared.splits["train"][start : start + 100]
         assert all(example.db_id.startswith(f"{old.db_id}#") for example, old in zip(examples, questions))
         groups = Counter(example.db_id for example in examples)
-        assert max(groups.values()) == TOGETHER < max(databases.values())
+        assert max(groups.values()) == GROUP_SIZE < max(databases.values())
         # as few schemas as there may be
         found = Counter(name.split("#")[0] for name in groups)
-        assert found == {name: -(-count // TOGETHER) for name, count in databases.items()}
+        assert found == {name: -(-count // GROUP_SIZE) for name, count in databases.items()}
         company.append({name: frozenset(i for i, e in enumerate(examples) if e.db_id == name) for name in groups})
     assert len({name for own in company for name in own}) == sum(map(len, company))  # each pass has its own
-    crowded = {i for i, example in enumerate(questions) if databases[example.db_id] > TOGETHER}
-    full = [{own for own in each.values() if len(own) == TOGETHER and own <= crowded} for each in company]
+    crowded = {i for i, example in enumerate(questions) if databases[example.db_id] > GROUP_SIZE}
+    full = [{own for own in each.values() if len(own) == GROUP_SIZE and own <= crowded} for each in company]
     # and other questions share one: of nine, the same eight may by chance
     assert len(full[0]) > 2 and len(full[0] & full[1]) <= 1
 

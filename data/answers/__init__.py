@@ -1,1 +1,1 @@
-"""What a model answered: held to a grammar, chosen among candidates, scored."""
+"""A model's answers: constrained by a grammar, chosen among candidates, scored."""

@@ -1,4 +1,4 @@
-"""The answers that a model proposes to one question, and which of them counts: chosen by running them, never by the gold."""
+"""Choose among a model's answers to a question by running them, never by looking at the gold."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from data.sqlite.execute import TOO_LONG, Executor, Limits
 def candidates(answers: Sequence[tuple[list[int], float]], tokenizer, end: int) -> list[dict]:
     """Token lists with the mean log-likelihood of their tokens, likeliest first -> dicts of `sql`, `score` and `ended`.
 
-    Of those that read alike the first stays. One that is not `ended` was cut by --max_output_tokens.
+    Of answers with equal SQL only the first is kept. One that is not `ended` was cut by --max_output_tokens.
     """
     texts = tokenizer.batch_decode([tokens for tokens, _ in answers], skip_special_tokens=True)
     found: dict[str, dict] = {}
@@ -23,16 +23,16 @@ def candidates(answers: Sequence[tuple[list[int], float]], tokenizer, end: int) 
 
 
 def too_long(tokens: int, limit: int) -> list[dict]:
-    """What stands in the place of candidates where a question, with what of its schema has to stay, takes too many tokens."""
+    """The candidates of a question that takes too many tokens even with the shortest schema: one without SQL."""
     message = f"the question takes {tokens:,} tokens, over --max_input_tokens {limit:,}: shorten it"
     return [dict(sql="", score=0.0, ended=True, error=TOO_LONG, message=message)]
 
 
 def choose(executor: Executor, questions: Sequence[tuple[Path | str, Sequence[dict]]], progress: bool = False) -> list[int]:
-    """For each (database, candidates) the place of the candidate that counts; a single one is not run.
+    """For each (database, candidates) the index of the candidate that counts; a single one is not run.
 
-    The first that runs and returns rows, else the first that runs, else the first. Each of several is told what running it
-    came to: its number of `rows`, and its class of `error`, None where it runs.
+    It is the first that runs and returns rows, else the first that runs, else the first. Where there are several, each gets
+    the keys `rows` (their number) and `error` (its class; None where it runs).
     """
     several = [(database, each) for database, own in questions if len(own) > 1 for each in own]
     outcomes = executor.outcomes([(database, each["sql"]) for database, each in several], progress)
@@ -53,10 +53,9 @@ def scored(
     progress: bool = False,
     seconds: float = Limits.seconds,
 ) -> list[dict]:
-    """The scored rows of examples (`score`), with the `candidates` of each and which was `chosen` where there are several.
+    """The scored rows of examples (`score`), with `candidates` and the index `chosen` where there are several.
 
-    `cut` says that the answer that counts was ended by --max_output_tokens and not by the model. `seconds`: the limit of one
-    statement.
+    `cut`: the answer that counts was ended by --max_output_tokens, not by the model. `seconds`: time limit of one statement.
     """
     databases = [benchmark.databases(example.db_id, split)[0] for example in examples]
     with Executor(seconds=seconds) as executor:

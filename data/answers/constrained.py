@@ -1,8 +1,8 @@
-"""Hold what a model writes to the grammar of its database (`data/answers/grammar.py`), token by token, with llguidance.
+"""Constrain a model's answers, token by token, to the grammar of their database (`data/answers/grammar.py`), by llguidance.
 
     https://github.com/guidance-ai/llguidance
 
-Nothing here needs torch: masks are written where the caller's pointer says.
+Nothing here needs torch: masks are written to the caller's pointer.
 """
 
 import json
@@ -20,10 +20,10 @@ REMEDY = "install it (pip install llguidance==1.9.1), or answer without it: --no
 
 
 def grammars_for(base: Mapping, constrained: bool, tokenizer, logits: int) -> "Grammars | None":
-    """The grammars that answers are held to; None where they are not to be, or where a run's spelling has none.
+    """The grammars for answers; None without `constrained`, or where no grammar fits the run's spelling or tokenizer.
 
-    `base` says how what is trained was asked, `tokenizer` is a fast one of transformers, `logits` how many a model gives for
-    each token. Raises UserError where llguidance is not installed.
+    `base` is that of `checkpoints.base_of`, `tokenizer` a fast one of transformers, `logits` the number that a model gives
+    for each token. Raises UserError where llguidance is not installed.
     """
     if not constrained or not (base["full_names"] or base["plain_sql"]):
         return None
@@ -36,11 +36,11 @@ def grammars_for(base: Mapping, constrained: bool, tokenizer, logits: int) -> "G
     return None
 
 
-PROBE = " SELECT count(*) FROM a_1 WHERE b <= 'it is 2.5'"  # what a vocabulary has to write
+PROBE = " SELECT count(*) FROM a_1 WHERE b <= 'it is 2.5'"  # a text to try the vocabulary on
 
 
 class Grammars:
-    """The grammars of databases over one vocabulary, each compiled when it is first needed."""
+    """The grammars of databases for one vocabulary, each compiled when first needed."""
 
     def __init__(self, tokenizer, logits: int):
         try:
@@ -54,7 +54,7 @@ class Grammars:
         self.unchecked: set[str] = set()
 
     def matcher(self, schema: Schema) -> "LLMatcher | None":
-        """A matcher at the beginning of an answer; None where the schema has no grammar, which is said once."""
+        """A matcher at the beginning of an answer; None, with one printed line, where the schema has no grammar."""
         if schema not in self.compiled:
             self.compiled[schema] = self._compile(schema)
         matcher = self.compiled[schema]
@@ -74,7 +74,7 @@ class Grammars:
         return matcher
 
     def give_up(self, schema: Schema, reason: str) -> None:
-        """Say, once for a schema, why answers about it are not held to it."""
+        """Print, once per schema, why answers about it are not checked."""
         if schema.db_id not in self.unchecked:
             first = reason.strip().splitlines()[0][:200]
             print(printable(f"not all answers about {schema.db_id} are checked against its schema: {first}"))
@@ -82,7 +82,7 @@ class Grammars:
 
 
 def vocabulary(tokenizer, logits: int) -> tuple["LLTokenizer", str]:
-    """llguidance's view of a fast tokenizer of transformers, and what grammars over it begin with."""
+    """llguidance's form of a fast tokenizer of transformers, and the text that grammars for it begin with."""
     from llguidance import LLTokenizer
     from tokenizers import Tokenizer
 
@@ -90,27 +90,27 @@ def vocabulary(tokenizer, logits: int) -> tuple["LLTokenizer", str]:
     backend.no_padding()
     backend.no_truncation()
     spec, head = json.loads(backend.to_str()), ""
-    # llguidance reads from the decoder how a space is written and whether there are bytes
+    # llguidance infers from the decoder how spaces are written and whether tokens are bytes
     if "ByteLevel" in json.dumps([spec["pre_tokenizer"], spec["decoder"]]):
         spec["decoder"] = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
-    elif spec["model"]["type"] == "Unigram":  # of T5's kind, which it does not know
+    elif spec["model"]["type"] == "Unigram":  # like T5's, which llguidance does not know
         kinds = [dict(type="Replace", pattern=dict(String="▁"), content=" "), dict(type="ByteFallback"), dict(type="Fuse")]
         spec["decoder"] = dict(type="Sequence", decoders=kinds)
-        # what a grammar forces would be tokenised again, which a Unigram model does in other pieces than it writes
+        # llguidance would tokenise forced text again, into other pieces than a Unigram model writes
         head = '%llguidance {"no_forcing": true}\n'
     size = max(logits, len(tokenizer))
     return LLTokenizer(json.dumps(spec), n_vocab=size, eos_token=tokenizer.eos_token_id), head
 
 
-class Held:
-    """The answers of a batch as they are written, each in `beams` slots: what may follow in each of them."""
+class ConstrainedBatch:
+    """The unfinished answers of a batch, in `beams` slots per question, and which tokens may follow in each slot."""
 
     def __init__(
         self, grammars: Grammars, schemas: Sequence[Schema | None], running: Sequence[Sequence[list[int]]], beams: int
     ):
-        """`schemas`: of each question, None where there is none; `running`: the tokens that its first slots have so far."""
+        """`schemas`: each question's, None for none; `running`: for each question the tokens so far in its first slots."""
         self.grammars, self.beams, self.schemas = grammars, beams, schemas
-        self.words = (grammars.vocabulary.vocab_size + 31) // 32  # of 32 tokens, a bit each
+        self.words = (grammars.vocabulary.vocab_size + 31) // 32  # of a mask, with a bit per token
         self.slots: list[LLMatcher | None] = []
         for schema, written in zip(schemas, running):
             for tokens in [*written, *[None] * (beams - len(written))]:
@@ -120,14 +120,14 @@ class Held:
                 self.slots.append(matcher)
 
     def advance(self, parents: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> None:
-        """For each question and slot: the slot that it goes on from, and its next token; -1 where nothing follows."""
+        """`parents`, `tokens`: for each question and slot, the slot that it continues and its next token; -1: it ends."""
         before, self.slots, moves, taken = self.slots, [], [], set()
         for question, (sources, following) in enumerate(zip(parents, tokens)):
             for source, token in zip(sources, following):
                 origin = question * self.beams + source
                 matcher = before[origin] if token >= 0 else None
                 if matcher:
-                    # copied before any of those that go on from it moves
+                    # several slots continue this one: copy it before any of them moves
                     matcher = matcher.deep_copy() if origin in taken else matcher
                     taken.add(origin)
                     moves.append((matcher, token))
@@ -136,10 +136,10 @@ class Held:
             self.grammars.executor.consume_token_par(moves)
 
     def masks(self, pointer: int) -> list[int]:
-        """Write a row of `words` 32-bit words for each slot to `pointer`, a bit for each token -> the slots without a grammar.
+        """Write a row of `words` 32-bit words for each slot to `pointer`, a bit per token -> the slots without a grammar.
 
-        What their rows hold says nothing. Among them are those in which llguidance finds nothing that may follow, or gives up:
-        what was written so far is not lost.
+        The rows of the latter mean nothing. They include slots in which llguidance allows no token or fails, which go on
+        unconstrained rather than lose their answers.
         """
         live = [(matcher, row) for row, matcher in enumerate(self.slots) if matcher]
         if live:

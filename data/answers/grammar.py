@@ -39,30 +39,30 @@ from data.sqlite.execute import TIMED_OUT, Executor, explained
 
 # the 64 bits of a parameter: up to TABLE_BITS of them for tables, then
 TABLE_BITS = 53
-COMMAS = "[53:56]"  # between the columns of the SELECT list
-WIDTH = "[56:59]"  # how many columns the SELECT list has to have; 0: as many as it likes
+COMMAS = "[53:56]"  # in the SELECT list so far
+WIDTH = "[56:59]"  # how many columns the SELECT list must have; 0: any number
 COMMAS_AND_WIDTH = "[53:59]"
-AGGREGATE = 59  # the SELECT list has an aggregate, so that ORDER BY may, too
-UNORDERED = 60  # a set operation's right side, to which SQLite gives no ORDER BY of its own
+AGGREGATE = 59  # the SELECT list has an aggregate, so ORDER BY may have one too
+UNORDERED = 60  # the right side of a set operation, which in SQLite has no ORDER BY of its own
 DEPTH = "[61:64]"  # SELECTs around this one, and set operations before it
 DEPTH_BITS = 0b111 << 61
-STAR = 0b111 << 53  # as COMMAS: `*`, of no known width
+STAR = 0b111 << 53  # the value of COMMAS for `*`, whose width is unknown
 MAX_DEPTH, MAX_WIDTH = 5, 7
 MAX_ALIASES, MAX_ALIASED_TABLES, MAX_JOINS = 7, 100, 12
-MAX_NAMES = 20_000  # of a schema's tables and columns, which would take llguidance seconds
+MAX_NAMES = 20_000  # of tables and columns; larger schemas would take llguidance seconds
 
-COLUMN = "a column of the SELECT list"  # stands in the parts of `_Form.chain`
+COLUMN = "a column of the SELECT list"  # a placeholder in the parts of `_Form.chain`
 
 
 def grammar(schema: Schema, without: Collection[str] = ()) -> str:
     """llguidance's Lark grammar of the statements about a database, as `data.benchmark.spelling` writes them.
 
-    With the schema's `full_names` columns stand as `table.column` (`qualified`), else with or without their table (`plain`); a
-    table is named once in a FROM clause, or tables have the aliases T1, T2 ... A statement begins with a space, as behind the
-    cue of a decoder-only model. Tables and columns whose names hold control characters, or are among `without`, are left out;
-    of more than 26 tables the grammar does not check that FROM has what a column's name says.
+    With the schema's `full_names`, columns are `table.column` (`qualified`), else with or without their table (`plain`). FROM
+    names each table once, or gives tables the aliases T1, T2 ... A statement begins with a space, as after the cue of a
+    decoder-only model. Tables and columns with control characters in their names, or among `without`, are left out. With more
+    than 26 tables the grammar does not check that a column's table is in FROM.
 
-    Raises ValueError, in one line, for a schema of which no column can be named, or one that is too large.
+    Raises ValueError, in one line, for a schema without a column that SQL can name, and for one that is too large.
     """
     if len(schema.columns) + len(schema.tables) > MAX_NAMES:
         raise ValueError(f"the database {schema.db_id} has more than {MAX_NAMES:,} tables and columns")
@@ -120,15 +120,15 @@ NUMBER: /-?[0-9]{1,15}(\.[0-9]{1,15})?/
 
 
 class _Names:
-    """The tables and columns that SQL can name, and the terminals that hold their spellings.
+    """The tables and columns that SQL can name, and the terminals for their spellings.
 
-    `tables`: indices of the schema's tables; `columns`: for each of them, names as SQL may write them -> the tables (places in
-    `tables`) that have a column of that name, in whatever case.
+    `tables`: indices of the schema's tables; `columns`: for each of them, column name -> the tables (positions in `tables`)
+    with a column of that name, ignoring case.
     """
 
     def __init__(self, schema: Schema, without: Collection[str] = ()) -> None:
         self.full = schema.full_names
-        # SQLite's own tables are no part of what is asked, and not in every copy of a database
+        # no question asks about SQLite's own tables, and not every copy of a database has them
         kept = (number for number, table in enumerate(schema.tables) if not table.lower().startswith("sqlite_"))
         self.tables = [
             number for number in kept if _is_plain_text(schema.tables[number]) and schema.tables[number] not in without
@@ -147,7 +147,7 @@ class _Names:
         self._terminals: dict[str, str] = {}  # regular expression -> terminal
 
     def terminal(self, kind: str, pattern: str) -> str:
-        """The terminal of a regular expression; equal ones share it, since llguidance tells terminals apart by their names."""
+        """The terminal of a regular expression; equal ones share it, since to llguidance each name is another terminal."""
         return self._terminals.setdefault(pattern, f"{kind}{len(self._terminals)}")
 
     def table(self, table: int) -> str:
@@ -155,18 +155,18 @@ class _Names:
         return self.terminal("TABLE", _either(_spellings(self.table_names[table], loose=True)))
 
     def column(self, table: int) -> str:
-        """The terminal of a table's columns with its name before them."""
+        """The terminal of `table.column` for all columns of a table."""
         columns = _either(text for column in self.columns[table] for text in _spellings(column, loose=True))
         return self.terminal("COLUMN", rf"{_either(_spellings(self.table_names[table]))}\.{columns}")
 
     def behind(self, table: int) -> str:
-        """The terminal of a table's columns behind the full stop of an alias."""
+        """The terminal of a table's columns after an alias and a full stop."""
         return self.terminal("NAME", _either(text for column in self.columns[table] for text in _spellings(column, loose=True)))
 
     def bare(self, table: int, keywords: bool = False) -> Iterator[tuple[str, frozenset[int]]]:
         """The terminals of a table's columns without its name, each with the tables that have columns of these names.
 
-        `keywords`: only of columns that are called like a keyword, as `count`: `qualified` leaves these as they are.
+        `keywords`: only columns called like a keyword, such as `count`, which `qualified` leaves as they are.
         """
         groups: dict[frozenset[int], list[str]] = {}
         for column, owners in self.columns[table].items():
@@ -183,14 +183,14 @@ class _Names:
 
 
 def _is_plain_text(text: str) -> bool:
-    """Whether a name can stand in a statement of one line."""
+    """Whether a name can be part of a statement of one line."""
     return bool(text) and not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
 def _spellings(text: str, loose: bool = False) -> list[str]:
-    """The ways in which a name may be written: in quotes where it needs them, letters of other scripts also where not.
+    """The permitted spellings of a name: quoted where needed; one with non-ASCII letters both with and without quotes.
 
-    `loose`: where no expression may begin, as in FROM and behind a full stop; SQLite takes two words for names there alone.
+    `loose`: at places where no expression can begin, as in FROM or after a full stop, SQLite takes two more words for names.
     """
     written = name(text)
     if written == text and not text.isascii():
@@ -199,7 +199,7 @@ def _spellings(text: str, loose: bool = False) -> list[str]:
 
 
 def _either(texts: Iterable[str]) -> str:
-    """A regular expression of exactly these texts."""
+    """A regular expression that matches exactly these texts."""
     escaped = ("".join(c if c.isalnum() or c == "_" or ord(c) > 127 else f"\\x{ord(c):02x}" for c in text) for text in texts)
     return f"({'|'.join(dict.fromkeys(escaped))})"
 
@@ -209,13 +209,13 @@ def _either(texts: Iterable[str]) -> str:
 
 
 class _Rules:
-    """Rules and their alternatives, in the order in which they came."""
+    """Grammar rules and their alternatives, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._bodies: dict[str, dict[str, None]] = {}
 
     def add(self, rule: str, body: str, condition: str = "") -> None:
-        """One more alternative, with a condition on the parameter if not always."""
+        """Add an alternative to a rule; the condition on the parameter may be empty."""
         head = rule if rule == "start" else f"{rule}::_"
         self._bodies.setdefault(head, {})[body + (f" %if {condition}" if condition else "")] = None
 
@@ -223,7 +223,7 @@ class _Rules:
         for head, bodies in self._bodies.items():
             changes, asks = any(re.search(r"::(?!_)", body) for body in bodies), any("%if" in body for body in bodies)
             if head != "start" and (changes and len(bodies) == 1 or not (asks or any("::" in body for body in bodies))):
-                # never taken; a single alternative would be put in place of the rule, and a rule has to use its parameter
+                # never taken; llguidance would inline a rule with one alternative, and a rule has to use its parameter
                 bodies = [*bodies, "COMMA %if not(true)"]
             yield f"{head}: " + "\n  | ".join(bodies)
 
@@ -237,12 +237,12 @@ def _any(conditions: Sequence[str]) -> str:
 
 
 def _both(one: str, other: str) -> str:
-    """Two conditions, of which either may be empty: always."""
+    """The conjunction of two conditions; an empty one is always true."""
     return _all([condition for condition in (one, other) if condition])
 
 
 def _joined(function: str, conditions: Sequence[str]) -> str:
-    """Conditions under a function that takes two, as a balanced tree: the depth of brackets is limited."""
+    """Join conditions by a function of two, as a balanced tree, since llguidance limits the depth of brackets."""
     if len(conditions) < 2:
         return "".join(conditions)
     half = len(conditions) // 2
@@ -251,13 +251,13 @@ def _joined(function: str, conditions: Sequence[str]) -> str:
 
 WITHIN = f"lt({DEPTH}, {MAX_DEPTH})"
 SCALAR = f"scalar::bit_and({DEPTH_BITS:#x})"  # a SELECT of one column
-INNER = f"inner::bit_and({DEPTH_BITS:#x})"  # of any
+INNER = f"inner::bit_and({DEPTH_BITS:#x})"  # a SELECT of any number of columns
 
 
 def _selects(rules: _Rules, names: _Names) -> None:
-    """The SELECTs by what stands around them; how each goes on is `body`."""
+    """The rules of SELECTs, by where they may be; with FROM, they go on with the rule `body`."""
     rules.add("query", '"SELECT " body::_')
-    subquery = f"OPEN {SCALAR} RP"  # without FROM, what is neither a number nor a text that the question need not ask for
+    subquery = f"OPEN {SCALAR} RP"  # without FROM, only subqueries: no question asks for a constant
     for given in (subquery, f"{subquery} OP {subquery}", f"{subquery} OP UNSIGNED"):
         rules.add("query", f'"SELECT " {given}')
     rules.add("inner", f'"SELECT " body::incr({DEPTH})')
@@ -272,10 +272,10 @@ LIMITS = ("", "LIMIT", "LIMIT OFFSET")
 
 
 class _Form:
-    """The rules of a SELECT whose tables are all called in one way: `mark` stands before their names.
+    """The rules of a SELECT that refers to all its tables in one way; `mark` is the prefix of the rules' names.
 
-    Subclasses say how a column stands in the SELECT list, where the tables are still to come, how it does behind FROM, and
-    what FROM looks like.
+    Subclasses say how a column is written in the SELECT list, before the tables are known, how after FROM, and what FROM looks
+    like.
     """
 
     mark = ""
@@ -299,15 +299,15 @@ class _Form:
             self.expressions(having)
 
     def listed(self, then: str) -> Iterator[tuple[str, str]]:
-        """Alternatives (body, condition) for a column of the SELECT list, behind which the rule `then` goes on."""
+        """Alternatives (body, condition) for a column of the SELECT list, followed by the rule `then`."""
         raise NotImplementedError
 
     def from_clause(self) -> None:
-        """The rule `from`, and those behind it up to `done`."""
+        """The rule `from`, and those after it up to `done`."""
         raise NotImplementedError
 
     def columns(self) -> None:
-        """The rules `col`, for a column behind FROM, and `oncol`, for one within, where a table to come may have its like."""
+        """The rules `col`, for a column after FROM, and `oncol`, for one in ON, when later tables may have its name too."""
         raise NotImplementedError
 
     def with_columns(self) -> list[int]:
@@ -315,16 +315,16 @@ class _Form:
         return [table for table in self.places if self.names.columns[table]]
 
     def in_from(self, table: int) -> str:
-        """The condition, behind FROM, that it has a table."""
+        """The condition, valid after FROM, that FROM has the table."""
         raise NotImplementedError
 
     def has_columns(self) -> str:
-        """The condition that a table in FROM has columns; empty where every table has."""
+        """The condition that a table in FROM has columns; empty where every table has some."""
         some = self.with_columns()
         return _any([self.in_from(table) for table in some]) if len(some) < len(self.places) else ""
 
     def chain(self, parts: tuple, then: str) -> str:
-        """The rule for some parts, then `then`: terminals, COLUMN, (terminals, change of the parameter, condition)."""
+        """The rule for parts, then `then`; a part: terminals, COLUMN or (terminals, change of the parameter, condition)."""
         if not parts:
             return then
         key = parts, then
@@ -340,14 +340,14 @@ class _Form:
         return self._chains[key]
 
     def either(self, rule: str, forms: Iterable[tuple], then: str) -> str:
-        """A rule that goes through one of several forms to `then`."""
+        """A rule for one of several forms, then `then`."""
         rule = f"{self.mark}{rule}"
         for parts in forms:
             self.rules.add(rule, f"{self.chain(parts, then)}::_")
         return rule
 
     def made_of_columns(self, aggregate: tuple[str, str, str]) -> list[tuple]:
-        """What else may begin a column of the SELECT list, as parts."""
+        """Other forms of a column of the SELECT list, as parts."""
         case = ('"CASE WHEN "', COLUMN, 'CMP literal " THEN " literal " ELSE " literal " END"')
         return [
             (aggregate, COLUMN, "OP", COLUMN, "RP"),
@@ -360,7 +360,7 @@ class _Form:
         ]
 
     def select_list(self) -> None:
-        """From behind SELECT to FROM. A column has one operator at most, or two where brackets hold the first."""
+        """From after SELECT to FROM. A column has one operator at most, or two if the first is in brackets."""
         item, end, ended = (self.mark + rule for rule in ("item", "itemend", "itemended"))
         aggregate = "AGG LP", f"set_bit({AGGREGATE})", ""
         plain_operands = [
@@ -389,7 +389,7 @@ class _Form:
         self.add("all", f'" FROM " {self.mark}from::_')
 
     def clauses(self) -> None:
-        """All behind FROM. Aggregates stand in HAVING, and in ORDER BY behind GROUP BY or where the SELECT list has some."""
+        """All after FROM. HAVING may have aggregates, and so may ORDER BY after GROUP BY or if the SELECT list has one."""
         m = self.mark
         some = self.has_columns()
         for where, condition in (("", ""), (f'" WHERE " {m}cond::_ ', some)):
@@ -416,7 +416,7 @@ class _Form:
             self.set_operations(f"{h}after")
 
     def set_operations(self, after: str) -> None:
-        """Behind a SELECT one of as many columns."""
+        """After a SELECT, a set operator and a SELECT of as many columns."""
         for width in range(1, MAX_WIDTH + 1):
             fits = f"and(eq({COMMAS}, {width - 1}), {WITHIN})"
             self.add(after, f"SETOP right{width}::bit_and({DEPTH_BITS:#x})", fits)
@@ -441,13 +441,13 @@ class _Form:
         self.add(f"{h}test", f"OPEN {SCALAR} RP CMP {m}value::_", WITHIN)
 
     def expressions(self, h: str) -> None:
-        """Columns and, with `h`, aggregates, and what is made of them; one operator at most."""
+        """Columns, with `h` also aggregates, and expressions of them; one operator at most."""
         m, mh = self.mark, self.mark + h
         for body in ("literal", f"{mh}expr::_"):
             self.add(f"{h}value", body)
         self.add(f"{h}value", f"OPEN {SCALAR} RP", WITHIN)
         unit = f"{mh}unit::_"
-        # a sign behind an operator could begin a comment: `--1`
+        # a sign after an operator could begin a comment: `--1`
         for body in (unit, f"{unit} OP {unit}", f"{unit} OP UNSIGNED", f"OPEN {unit} OP {unit} RP", f"OPEN {unit} RP"):
             self.add(f"{h}expr", body)
         units = [f"{m}col::_", f"FUNCTION LP {m}col::_ RP", f'CAST LP {m}col::_ " AS " TYPE RP']
@@ -458,12 +458,12 @@ class _Form:
             self.add(f"{h}unit", body)
 
     def on(self, rule: str, then: str) -> None:
-        """What may stand behind a table that is joined, then `then`."""
+        """An optional ON after a joined table, then `then`."""
         self.add(rule, f"{self.mark}{then}::_")
         self.add(rule, f'" ON " {self.mark}keys::_ {self.mark}{then}::_', self.has_columns())
 
     def keys(self) -> None:
-        """What tables are joined on."""
+        """The conditions of ON."""
         for number in range(1, 5):
             self.add("keys", " LOGIC ".join([f"{self.mark}key::_"] * number))
         col = f"{self.mark}oncol::_"
@@ -471,13 +471,13 @@ class _Form:
             self.add("key", body)
 
 
-# the states of a table, two bits: its column stands in the SELECT list, and FROM is still to have it; FROM has it; FROM may not
-# have it, since a column that stands without its table would be of two
+# the states of a table, two bits (0: none of these): the SELECT list has a column of it, and FROM has yet to name it; FROM has
+# it; FROM must not have it, since it would make a column without table name ambiguous
 NAMED, JOINED, BARRED = 1, 2, 3
 
 
 class _ByName(_Form):
-    """Tables by their names, each once in FROM."""
+    """Tables referred to by name, each at most once in FROM."""
 
     def __init__(self, rules: _Rules, names: _Names) -> None:
         super().__init__(rules, names)
@@ -492,7 +492,7 @@ class _ByName(_Form):
     def is_not_joined(self, table: int) -> str:
         return f"ne({self.state(table)}, {JOINED})"
 
-    def settled(self, table: int) -> str:
+    def not_awaited(self, table: int) -> str:
         return f"ne({self.state(table)}, {NAMED})"
 
     def barred(self, tables: Iterable[int]) -> int:
@@ -510,7 +510,7 @@ class _ByName(_Form):
             yield f"{self.names.column(table)} {then}::set_bit({2 * table})", open_
             for terminal, owners in self.names.bare(table, keywords=self.names.full):
                 others = sorted(owners - {table})
-                conditions = [open_, *(self.settled(other) for other in others)]
+                conditions = [open_, *(self.not_awaited(other) for other in others)]
                 yield f"{terminal} {then}::bit_or({NAMED << 2 * table | self.barred(others):#x})", _all(conditions)
         if not self.checked:
             for terminal in dict.fromkeys(
@@ -532,9 +532,9 @@ class _ByName(_Form):
                 unname, join = f"clear_bit({2 * table})", f"set_bit({2 * table + 1})"
             else:  # a counter of joins instead
                 once, unname, join = f"lt([0:4], {MAX_JOINS})", "_", "incr([0:4])"
-            # whether a table is the last is asked at the terminal before its name, or at the name: where an alternative begins
-            # with a rule, llguidance multiplies the condition out, to see what may be empty
-            others = [self.settled(other) for other in self.places if other != table] if self.checked else []
+            # whether a table is the last is asked at the terminal before its name, or at the name: for alternatives that begin
+            # with a rule, llguidance would expand the condition to find out what may be empty
+            others = [self.not_awaited(other) for other in self.places if other != table] if self.checked else []
             for then, last in (("joins", []), ("done", others)):
                 self.add("from", f"first{table}{then}::{unname}", once)
                 self.add(f"first{table}{then}", f"{self.names.table(table)} {then}::{join}", _all(last))
@@ -546,7 +546,7 @@ class _ByName(_Form):
             self.on(f"on{then}", then)
 
     def using(self, table: int, rule: str, then: str) -> None:
-        """`USING (column)`, of a column that one table before it has, and few in all: else conditions would grow long."""
+        """`USING (column)` for a column that exactly one earlier table has; few tables may, else conditions grow long."""
         for terminal, owners in self.names.bare(table):
             others = sorted(owners - {table})
             one = [_all([self.is_joined(t), *(self.is_not_joined(s) for s in others if s != t)]) for t in others]
@@ -566,7 +566,7 @@ class _ByName(_Form):
                     self.add("oncol", terminal, here)
 
     def set_operations(self, after: str) -> None:
-        """Behind `SELECT *`, whose width nobody counted, one of the same tables; these are one, or two that a key links."""
+        """Also `SELECT *` after `SELECT *` from the same tables: one, or two linked by a key. Its width is not known."""
         super().set_operations(after)
         size = len(self.places)
         for tables in [(table,) for table in self.places] + self.names.linked if self.checked else ():
@@ -580,10 +580,10 @@ class _ByName(_Form):
 
 
 class _ByAlias(_Form):
-    """Tables with the aliases T1, T2 ..., each of which has some bits for its table, and one that says that FROM is to have it.
+    """Tables with aliases T1, T2 ...; each alias has some bits for its table, and one that says that FROM has yet to name it.
 
-    A column behind an alias in the SELECT list decides on the alias's table. Where there are bits left, one a table says that a
-    column of its, and of no other table, stands in the SELECT list without an alias, so that FROM is to have it once.
+    In the SELECT list, a column after an alias decides the alias's table. If there are bits left, one per table says that the
+    SELECT list has a column without alias that no other table has, so that FROM must name this table exactly once.
     """
 
     mark = "a"
@@ -595,12 +595,12 @@ class _ByAlias(_Form):
         with_bare = min(MAX_ALIASES, (TABLE_BITS - size - 1) // (self.bits + 1))
         self.with_bare = with_bare >= 4
         self.aliases = range(with_bare if self.with_bare else min(MAX_ALIASES, TABLE_BITS // (self.bits + 1)))
-        self.bare = size if self.with_bare else 0  # a bit: FROM is still to have the table of a column without alias
-        self.awaited = self.bare + self.with_bare  # bits: FROM is still to have these aliases
+        self.bare = size if self.with_bare else 0  # a bit: FROM has yet to name the table of a column without alias
+        self.awaited = self.bare + self.with_bare  # bits: FROM has yet to name these aliases
         self.slots = self.awaited + len(self.aliases)
 
     def low(self, alias: int) -> int:
-        """The first bit of an alias's table: 0 for none yet, else 1 + table."""
+        """The first of the bits for an alias's table, whose value is 0 for none yet, else 1 + table."""
         return self.slots + alias * self.bits
 
     def bits_of(self, alias: int) -> str:
@@ -613,11 +613,11 @@ class _ByAlias(_Form):
         return _any([self.stands_for(alias, table) for alias in self.aliases])
 
     def alias(self, alias: int) -> str:
-        """The terminal of an alias and a full stop."""
+        """The terminal of an alias with a full stop."""
         return self.names.terminal("ALIAS", rf"[Tt]{alias + 1}\.")
 
     def made_of_columns(self, aggregate: tuple[str, str, str]) -> list[tuple]:
-        return [(aggregate, COLUMN, "OP", COLUMN, "RP")]  # the rest would double the time that a grammar takes to compile
+        return [(aggregate, COLUMN, "OP", COLUMN, "RP")]  # the others would double a grammar's compile time
 
     def alone(self, table: int) -> Iterator[str]:
         """The terminals of a table's columns that no other table has."""
@@ -641,9 +641,9 @@ class _ByAlias(_Form):
                 yield f"{terminal} {then}::bit_or({1 << table | 1 << self.bare:#x})", once
 
     def available(self, alias: int, table: int) -> str:
-        """The condition that a table may have an alias: it is free, or awaited with this table.
+        """The condition that a table may take an alias: the alias is free, or the SELECT list used it for this table.
 
-        The last alias is kept for the table that FROM is to have for a column without alias.
+        The last alias is reserved for the table of a column without alias, if there is one.
         """
         free = f"eq({self.bits_of(alias)}, 0)"
         if alias == self.aliases[-1] and self.with_bare:
@@ -695,13 +695,13 @@ class _ByAlias(_Form):
 # the command
 
 FORMS = {True: "full names", False: "one spelling"}  # by `Schema.full_names`
-WALK_SECONDS = 0.1  # of a walked statement; many join tables on nothing
-LONG = 120  # characters from which on a walk ends where it can
+WALK_SECONDS = 0.1  # for a random statement; many join tables without a condition
+LONG = 120  # characters after which a walk ends as soon as it can
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A gold statement that its grammar does not accept, as far as it does and from there on; `reason` where there is none."""
+    """A gold statement that its grammar rejects: the part it accepts and the rest; `reason`: why there is no grammar."""
 
     example: Example
     accepted: str
@@ -710,17 +710,17 @@ class Refusal:
 
 
 def compiled(vocabulary, lark: str):
-    """llguidance's matcher of a grammar over a vocabulary of its own. Raises ValueError, in one line, where it refuses it."""
+    """llguidance's matcher of a grammar for an LLTokenizer. Raises ValueError, in one line, if it refuses the grammar."""
     from llguidance import LLMatcher
 
     matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark), log_level=0)
     if matcher.is_error():
-        raise ValueError(f"llguidance: {matcher.get_error().splitlines()[0]}")  # behind it stands the whole grammar
+        raise ValueError(f"llguidance: {matcher.get_error().splitlines()[0]}")  # further lines repeat the whole grammar
     return matcher
 
 
 class Matchers:
-    """llguidance's matchers of databases' grammars, over bytes, each compiled once.
+    """llguidance's matchers for databases' grammars, with bytes as tokens, each compiled once.
 
     Raises UserError where llguidance is not installed.
     """
@@ -740,14 +740,14 @@ class Matchers:
         return self._compiled[schema].deep_copy()
 
     def accepted(self, sql: str, schema: Schema) -> tuple[bool, int]:
-        """Whether a statement is one of the grammar's, and how many of its characters may begin one."""
+        """Whether the grammar accepts a statement, and how many of its characters are the beginning of an accepted one."""
         matcher, text = self.matcher(schema), list(f" {sql}".encode())
         taken = matcher.validate_tokens(text)
         whole = taken == len(text) and matcher.consume_tokens(text) and matcher.is_accepting()
         return whole, max(0, len(bytes(text[:taken]).decode(errors="ignore")) - 1)
 
     def walk(self, schema: Schema, rng: random.Random) -> str:
-        """A statement at random: bytes that may follow, evenly, but for what keeps texts, numbers and the whole short."""
+        """A random statement: uniform over permitted bytes, with exceptions that keep texts, numbers and the whole short."""
         matcher, written = self.matcher(schema), bytearray()
         while True:
             mask = int.from_bytes(matcher.compute_bitmask(), "little")
@@ -757,12 +757,12 @@ class Matchers:
                 return written.decode().strip()
             if quoted:
                 allowed = [byte for byte in allowed if chr(byte) in "'abcxyz%_ "]
-            elif written.endswith(b"'"):  # a quote that closes, not one of two
+            elif written.endswith(b"'"):  # the quote closes the text: do not double it
                 allowed = [byte for byte in allowed if byte != ord("'")]
             closing = [byte for byte in allowed if byte in b"')"]
             if closing and (rng.random() < 0.3 or len(written) > LONG):
                 allowed = closing
-            elif not quoted and rng.random() < 0.7:  # fewer brackets, lists and numbers, which else would be most of it
+            elif not quoted and rng.random() < 0.7:  # fewer brackets, lists and numbers, which would be most of it otherwise
                 allowed = [byte for byte in allowed if byte not in b"(,0123456789"] or allowed
             byte = rng.choice(allowed)
             matcher.consume_token(byte)
@@ -770,7 +770,7 @@ class Matchers:
 
 
 def refusals(examples: Iterable[Example], schemas: dict[str, Schema], full_names: bool, matchers: Matchers) -> list[Refusal]:
-    """The examples whose gold, in one of the two spellings, their database's grammar does not accept."""
+    """The examples whose gold, in one of the two spellings, their database's grammar rejects."""
     found, known = [], {}
     for example in examples:
         schema = replace(schemas[example.db_id], full_names=full_names)
@@ -789,9 +789,9 @@ def refusals(examples: Iterable[Example], schemas: dict[str, Schema], full_names
 def walked(
     databases: dict[Path, Schema], count: int, matchers: Matchers, seed: int = 0
 ) -> list[tuple[str, str, str, str | None, str]]:
-    """`count` statements at random, spread over databases and spellings, as they run.
+    """Run `count` random statements, spread over databases and spellings.
 
-    Each is (db_id, spelling, SQL, class of `data.sqlite.execute.ERROR_CLASSES` or None, message).
+    Each row is (db_id, spelling, SQL, class of `data.sqlite.execute.ERROR_CLASSES` or None, message).
     """
     rng = random.Random(seed)
     whole = [(path, replace(schema, full_names=full)) for path, schema in databases.items() for full in FORMS]
@@ -813,13 +813,13 @@ def walked(
 
 
 def walk_report(rows: Sequence[tuple[str, str, str, str | None, str]]) -> list[str]:
-    """How many walked statements run, and what does not, by class and message, with an example of each."""
+    """Lines that say how many random statements run, and which errors others give, each with an example."""
     failing = [row for row in rows if row[3] not in (None, TIMED_OUT)]
     running = len(rows) - len(failing)
     stopped = sum(row[3] == TIMED_OUT for row in rows)
     share = _share(running, len(rows))
     lines = [f"walked: {running:,} of {len(rows):,} statements run ({share}), {stopped:,} of them until {WALK_SECONDS:g} s"]
-    # names and numbers in a message make no other kind
+    # messages that differ only in names and numbers are one kind
     kinds = Counter(re.sub(r"(?<=: )\S.*|\d+", "...", explained(error, message)) for *_, error, message in failing)
     for kind, number in kinds.most_common():
         db_id, form, sql, error, message = next(
@@ -834,7 +834,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def check(root: Path, walk: int = 0) -> Iterator[str]:
-    """What the command says of a directory, line by line. Raises UserError for a directory without any of the splits."""
+    """The output of the command for a directory, line by line. Raises UserError for a directory without any split."""
     matchers, databases = Matchers(), {}
     for split in splits_in(root):
         path, tables, folder = files_of(root, split)

@@ -32,24 +32,24 @@ from data.benchmark.schema import Benchmark, Example
 from data.benchmark.spider import MEND_EXAMPLES, check_database, files_of, load, read_schemas
 from data.common.errors import UserError
 from data.common.files import read_object, read_records, write_atomically
-from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, LONGEST, TOO_LONG, Comparison, Executor
+from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, MAX_SECONDS, TOO_LONG, Comparison, Executor
 
-# a quote that is not closed reaches to the end, so that a text full of them is not searched once for each
+# an unclosed quote extends to the end, as otherwise a text full of them would take quadratic time
 STRING = r"""'(?:[^']|'')*+(?:'|$)|"(?:[^"]|"")*+(?:"|$)"""
 QUOTED = rf"{STRING}|`[^`]*(?:`|$)|\[[^\]]*(?:\]|$)"
 COMMENT = r"--[^\n]*|/\*[\s\S]*?(?:\*/|\Z)"
 CHANGED = re.compile(rf"({QUOTED}|{COMMENT})|([<>!]) =|\b(YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\))|\bDISTINCT\b", re.IGNORECASE)
 VALUE = re.compile(rf"({STRING}|(?<![\w.])\d+(?:\.\d+)?(?![\w.]))")
-MAX_PLUGGED = 1000  # statements that --plug_values makes of one prediction: any of three values in six places
+MAX_PLUGGED = 1000  # statements per prediction with --plug_values; enough for three values in six places
 
 
 class Scorer:
-    """Scores predictions on one split, again and again: worker processes and parsed gold are kept between calls.
+    """Scores predictions on one split, repeatedly: worker processes and parsed gold are kept between calls.
 
     `examples`: those to score (default: all of the split). `keep_distinct`: DISTINCT counts in execution (official: it is
-    dropped from gold and prediction). `plug_values`: a prediction is right in execution if it is with its own values, or with
-    some choice of the gold's in their place. `databases`: the folder with `<db_id>/*.sqlite`, if not the benchmark's. `workers`
-    and the limits (as `seconds`) go to `data.sqlite.execute.Executor`. A context manager; `close()` ends the workers.
+    dropped from gold and prediction). `plug_values`: a prediction is right in execution if it is so with its own values, or
+    with some choice of the gold's in their place. `databases`: the folder with `<db_id>/*.sqlite`, if not the benchmark's.
+    `workers` and limits such as `seconds` go to `data.sqlite.execute.Executor`. A context manager; `close()` ends the workers.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Scorer:
 
     @property
     def rules(self) -> dict[str, str]:
-        """What has to be said beside a figure."""
+        """The rules without which a figure cannot be compared."""
         return {
             "distinct": "kept" if self.keep_distinct else "dropped",
             "values": "plugged in from the gold" if self.plug_values else "predicted",
@@ -94,7 +94,7 @@ class Scorer:
 
         `error` is None for an execution match, else one of `data.sqlite.execute.ERROR_CLASSES`; `partial` holds, by clause,
         [match, parts in the prediction, parts in the gold], and is empty where the gold is outside Spider's dialect.
-        Raises ValueError where there are not as many predictions as examples; no text in a prediction or gold raises.
+        Raises ValueError where the numbers of predictions and examples differ, but never for the text of either.
         """
         if len(predictions) != len(self.examples):
             raise ValueError(f"{len(predictions)} predictions for {len(self.examples)} examples")
@@ -104,7 +104,7 @@ class Scorer:
         for number, (example, predicted) in enumerate(zip(self.examples, predictions)):
             if example.db_id not in self._paths:
                 self._paths[example.db_id] = tuple(self.benchmark.databases(example.db_id, self.split))
-            gold = executable(example.sql.strip("; \t\r\n"), self.keep_distinct)  # SQLite takes a second ; for a statement
+            gold = executable(example.sql.strip("; \t\r\n"), self.keep_distinct)  # a second ; would begin another statement
             ordered = re.search(r"\border\s+by\b", target(example.sql), re.IGNORECASE) is not None
             for text in plugged(example.sql, predicted) if self.plug_values else (predicted,):
                 jobs.append(Comparison(self._paths[example.db_id], gold, executable(text, self.keep_distinct), ordered))
@@ -117,7 +117,7 @@ class Scorer:
         for number, (example, predicted) in enumerate(zip(self.examples, predictions)):
             schema, gold, level = self._gold[number]
             query = comparable(schema, predicted)
-            # a gold that cannot be read matches its own text alone; the official scorer stops there
+            # unreadable gold matches only its own text; the official scorer stops there
             same = exact(gold, query) if gold is not EMPTY else target(predicted).split() == target(example.sql).split()
             partial = {} if gold is EMPTY else {name: list(part) for name, part in partial_scores(gold, query).items()}
             rows.append(
@@ -154,15 +154,15 @@ def score(
     progress: bool = False,
     **options,
 ) -> list[dict]:
-    """Score once; `Scorer` says what the arguments and the rows are."""
+    """Score once; `Scorer` explains the arguments and the rows."""
     with Scorer(benchmark, split, examples, **options) as scorer:
         return scorer.score(predictions, progress)
 
 
 def executable(sql: str, keep_distinct: bool = False) -> str:
-    """The statement that is run, changed as the official scorer changes it, outside quotes and comments.
+    """The statement to run, changed as by the official scorer, but only outside quotes and comments.
 
-    DISTINCT is dropped unless kept, `> =` is joined, and `YEAR(CURDATE())`, which SQLite lacks, is 2020.
+    DISTINCT is dropped unless `keep_distinct`, `> =` is joined, and `YEAR(CURDATE())`, which SQLite lacks, becomes 2020.
     """
 
     def change(match: re.Match) -> str:
@@ -173,9 +173,9 @@ def executable(sql: str, keep_distinct: bool = False) -> str:
 
 
 def plugged(gold: str, predicted: str) -> list[str]:
-    """The prediction, and then the same with every choice of the gold's values in place of its own, at most MAX_PLUGGED.
+    """The prediction, then up to MAX_PLUGGED variants of it with the gold's values, in every choice, in place of its own.
 
-    Values are quoted strings and numbers. As in the official scorer, the prediction's own come first.
+    Values are quoted strings and numbers. As in the official scorer, the unchanged prediction comes first.
     """
     values = list(dict.fromkeys(VALUE.findall(gold)))
     pieces = VALUE.split(predicted)
@@ -203,9 +203,9 @@ def interval(successes: int, n: int) -> tuple[float, float]:
 def totals(rows: Sequence[dict]) -> dict:
     """The figures of scored rows, as fractions, with the ends of their 95 % intervals (`_low`, `_high`).
 
-    `execution_accuracy`, `exact_match` and `n` of all rows; the same under `by_hardness`; under `errors` the number and
-    share of each class that occurs; under `partial` precision, recall and F1 of each clause, where precision is taken over
-    the predictions that have the clause and recall over the gold that has it. Every row counts, also where the gold fails.
+    They are `execution_accuracy`, `exact_match` and `n`; the same by level under `by_hardness`; the number and share of each
+    class that occurs under `errors`; and precision, recall and F1 of each clause under `partial`, with precision over the
+    predictions that have the clause and recall over the gold that has it. Every row counts, also where the gold fails.
     """
 
     def share(hits: int, n: int, name: str) -> dict[str, float]:
@@ -243,10 +243,10 @@ def _mean(values: Sequence[bool]) -> float:
 
 
 def read_gold(path: Path, root: Path) -> Benchmark:
-    """`SQL<tab>db_id` lines, with the schemas and databases of a directory in Spider's layout, as the split "gold".
+    """Read `SQL<tab>db_id` lines as the split "gold", with schemas and databases from a directory in Spider's layout.
 
-    Questions come from the directory's split that holds the same queries, if one does. Raises UserError, naming file and
-    line, for a line without db_id or of an unknown one.
+    Questions come from the directory's split with the same queries, if there is one. Raises UserError, naming the file, for a
+    line without db_id and for an unknown db_id.
     """
     pairs = []
     for number, line in enumerate(_lines(path), 1):
@@ -274,7 +274,7 @@ def read_gold(path: Path, root: Path) -> Benchmark:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file, split at line feeds alone, as the official scorer splits it."""
+    """The lines of a file, split only at line feeds, as by the official scorer."""
     try:
         lines = path.read_bytes().decode(errors="replace").split("\n")
     except OSError as error:
@@ -283,7 +283,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _questions(pairs: Sequence[tuple[str, str]], root: Path) -> list[str]:
-    """The questions of the split whose queries these are, or empty ones."""
+    """The questions of the split that has exactly these queries; empty ones if none has."""
     wanted = [(sql.split(), db_id) for sql, db_id in pairs]
     for splits in (["dev"], ["test"], ["train"], ["train_others"], ["train", "train_others"]):
         paths = [files_of(root, split)[0] for split in splits]
@@ -295,7 +295,7 @@ def _questions(pairs: Sequence[tuple[str, str]], root: Path) -> list[str]:
 
 
 def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example], list[dict], dict]:
-    """A run's data, the examples that it predicted, its `predictions.jsonl` and its `result.json` ({} if missing).
+    """A run's benchmark, the examples that it predicted, its `predictions.jsonl` and its `result.json` ({} if missing).
 
     Raises UserError where a file is missing or malformed, or where predictions and data do not belong together.
     """
@@ -338,7 +338,7 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
 
 
 def check_databases(scorer: Scorer) -> None:
-    """Raise UserError for a database of which there is no file, or none that SQLite reads."""
+    """Raise UserError for a database file that is missing or not SQLite."""
     for db_id in sorted({example.db_id for example in scorer.examples}):
         for path in scorer.benchmark.databases(db_id, scorer.split):
             if not path.exists():
@@ -391,8 +391,8 @@ def main() -> None:
         raise UserError("--clean is for --predictions: those of a run are cleaned already")
     if (args.workers or 1) < 1:
         raise UserError("--workers has to be positive")
-    if args.seconds is not None and not 0 < args.seconds <= LONGEST:
-        raise UserError(f"--seconds has to be positive, and {LONGEST:g} at most")
+    if args.seconds is not None and not 0 < args.seconds <= MAX_SECONDS:
+        raise UserError(f"--seconds has to be positive, and {MAX_SECONDS:g} at most")
     if args.data == "sample":
         args.data = build()
     data = None if args.data is None else Path(args.data)
@@ -413,7 +413,7 @@ def main() -> None:
                 f"{args.predictions} holds {len(lines)} predictions, {args.gold} {len(examples)} queries: "
                 "give one line a query, an empty one where there is no prediction"
             )
-        # some systems write the db_id after the SQL, as gold files have it
+        # some systems write the db_id after the SQL, as gold files do
         predictions = [line.removesuffix(f"\t{example.db_id}") for line, example in zip(lines, examples)]
         if args.clean:
             predictions = list(map(clean_sql, predictions))

@@ -1,1 +1,1 @@
-"""Spider, and what is laid out like it: its files, prompts, spellings of SQL and rules of exact match; the embedded sample."""
+"""Spider and data in its layout: files, prompts, spellings of SQL, rules of exact match, and the embedded sample."""

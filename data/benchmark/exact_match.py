@@ -1,23 +1,23 @@
 """Spider's exact set match, partial scores and hardness.
 
 Exact set match (Yu et al., 2018, https://arxiv.org/abs/1809.08887, section 6) compares two queries clause by clause, each as
-a set, with values left out. The figures that are quoted come from one program, the official scorer
+a set, with values left out. Published figures come from one program, the official scorer
 (https://github.com/taoyds/spider and https://github.com/taoyds/test-suite-sql-eval), so its reading of SQL is part of the
-metric. It knows the dialect in which Spider's gold is written; a prediction outside it never matches, however right its rows:
+metric. It knows the dialect in which Spider's gold is written; a prediction outside it never matches, even with right rows:
 
-- Words are parted by white space, brackets of all kinds, and `, : ; < > ! ? * @ # $ % &`, `--` and the backtick, but not
-  by `=`: `a = 1` and `a<1` can be read, `a=1` and `<>` cannot. A comma or colon before a digit parts nothing. Single and
+- Words are separated by white space, brackets of all kinds, and `, : ; < > ! ? * @ # $ % &`, `--` and the backtick, but not
+  by `=`: `a = 1` and `a<1` can be read, `a=1` and `<>` cannot. A comma or colon before a digit does not separate. Single and
   double quotes are the same, and have no escapes.
 - Tables are joined by JOIN alone (no comma, INNER, LEFT), and take an alias only with AS; aliases hold for the whole
-  statement, the last of a name wins, and none may be called like a table. A selected expression has no alias.
+  statement, the last one of a name wins, and none may have the name of a table. A selected expression has no alias.
 - A condition is `[NOT] operator value` with one value: no list after IN, no parentheses around conditions, no IS NULL, no
   CASE, WITH, window, function other than the five aggregates, nor arithmetic beyond one operator between two columns.
-- A column compared with another column is a value too, so that it is left out, with all up to the next AND or clause.
-- A bare column belongs to the first table of its FROM that has it. What follows a whole query is ignored.
+- The right side of a comparison is a value even if it is a column, so it is left out, with all up to the next AND or clause.
+- A bare column belongs to the first table of its FROM that has it. What follows a complete query is ignored.
 
-What is compared, and the official scorer's own simplifications, stand with the functions below. Three differences from it are
-meant: the word "value" is not replaced in predictions, a query that selects from two subqueries does not raise, and comments
-are no part of a query.
+The functions below say what is compared, and where the official scorer simplifies. Three differences from it are intended:
+the word "value" is not replaced in predictions, a query that selects from two subqueries does not raise, and comments are
+not part of a query.
 """
 
 import re
@@ -46,7 +46,7 @@ MAX_CHARS = 20_000  # of a statement; Spider's longest gold has 608
 
 
 class NotSpiderSql(ValueError):
-    """A query that Spider's dialect does not have."""
+    """A text that is not a query of Spider's dialect."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,18 @@ class Query:
     where: Conditions
     group: tuple[Column, ...]
     having: Conditions
-    direction: str | None  # of ORDER BY: the last that is named
+    direction: str | None  # of ORDER BY: the last one given
     order: tuple[Expression, ...]
     limited: bool
     operation: str | None = None
     other: "Query | None" = None
 
 
-EMPTY = Query(None, (), (), Conditions(), Conditions(), (), Conditions(), None, (), False)  # stands for what cannot be read
+EMPTY = Query(None, (), (), Conditions(), Conditions(), (), Conditions(), None, (), False)  # of what cannot be read
 
 
 class SqlSchema:
-    """A schema as the comparison needs it: names in lower case, and columns that foreign keys make one."""
+    """A schema as the comparison needs it: names in lower case, and foreign keys' columns mapped to one of them."""
 
     def __init__(self, schema: Schema) -> None:
         self.columns: dict[str, set[str]] = {table.lower(): set() for table in schema.tables}
@@ -117,7 +117,7 @@ class SqlSchema:
             if table >= 0:
                 names[index] = f"{schema.tables[table].lower()}.{column.lower()}"
                 self.columns[schema.tables[table].lower()].add(column.lower())
-        # a pair joins the first group that has either column; two groups are not merged by a later pair
+        # as in the official scorer, a pair joins the first group with either column, and no pair merges two groups
         groups: list[set[int]] = []
         for pair in schema.foreign_keys:
             group = next((group for group in groups if not group.isdisjoint(pair)), None)
@@ -130,7 +130,7 @@ class SqlSchema:
 
 
 def tokens(sql: str) -> list[str]:
-    """The words of a statement, lower case except in quotes; strings with double quotes around them.
+    """The words of a statement, in lower case except in quotes; strings in double quotes.
 
     Raises NotSpiderSql where a quote is not closed, and for more than MAX_CHARS characters.
     """
@@ -139,7 +139,7 @@ def tokens(sql: str) -> list[str]:
     pieces = sql.replace("'", '"').split('"')
     if len(pieces) % 2 == 0:
         raise NotSpiderSql("a quote is not closed")
-    # strings become words without quotes or spaces, which stick to their neighbours as any word does
+    # strings become words without quotes or spaces, which join adjacent text as any word does
     strings = {f"\0{index}\0": f'"{text}"' for index, text in enumerate(pieces[1::2])}
     text = "".join(f"\0{index // 2}\0" if index % 2 else piece.replace("\0", " ") for index, piece in enumerate(pieces))
     text = re.sub(r"([:,])(?=\D|$)|([;@#$%&?!*\[\](){}<>]|`+|--|\.{2,}|(?<=[^.])\.(?=[\])}>]*\s*$))", r" \1\2 ", text)
@@ -162,11 +162,11 @@ def parse(schema: SqlSchema, sql: str) -> Query:
 
 
 class _Parser:
-    """Recursive descent; each method takes a position and returns (the position after what it read, what it read)."""
+    """A recursive-descent parser; methods take a position and return (the position after what they read, what they read)."""
 
     def __init__(self, schema: SqlSchema, words: list[str]) -> None:
-        self.schema, self.words = schema, [*words, ""]  # "" ends the text, so that looking one word ahead is safe
-        self.names: dict[str, str] = {}  # alias or table -> what stands before AS, a table if all is well
+        self.schema, self.words = schema, [*words, ""]  # "" at the end makes it safe to look one word ahead
+        self.names: dict[str, str] = {}  # alias or table -> the word before AS, normally a table
         if words[-1:] == ["as"]:
             raise NotSpiderSql("no alias after AS")
         for position, word in enumerate(words):
@@ -277,7 +277,7 @@ class _Parser:
         at += distinct
         column = Column(aggregate, self.name(self.words[at], scope), distinct)
         at += 1
-        if aggregate or block:  # a block around an aggregate is left open, and so fails later
+        if aggregate or block:  # brackets around an aggregate stay open, and so fail later
             at = self.expect(at, ")")
         return at, column
 
@@ -373,7 +373,7 @@ class _Parser:
 
 
 def without_values(query: Query) -> Query:
-    """Leave out the values of conditions, also in nested queries, but not those in a subquery of FROM."""
+    """Remove the values of conditions, also in nested queries, but not in a subquery of FROM."""
 
     def strip(conditions: Conditions) -> Conditions:
         units = (replace(unit, value=kept(unit.value), upper=kept(unit.upper)) for unit in conditions.units)
@@ -392,10 +392,10 @@ def without_values(query: Query) -> Query:
 
 
 def unified(schema: SqlSchema, query: Query) -> Query:
-    """Put the first column of a foreign-key group for each of its columns, and leave out DISTINCT.
+    """Replace each column of a foreign-key group by the group's first, and remove DISTINCT.
 
-    Only columns of the tables in the outermost FROM, and only outside nested queries; what follows a set operation is
-    treated with the tables of the first query.
+    This affects only columns of tables in the outermost FROM, and only outside nested queries; queries that follow a set
+    operation are treated with the tables of the first query.
     """
     valid = {table for table in query.tables if isinstance(table, str)}
 
@@ -428,7 +428,7 @@ def unified(schema: SqlSchema, query: Query) -> Query:
 
 
 def comparable(schema: SqlSchema, sql: str) -> Query:
-    """A query as it is compared; EMPTY where it cannot be read."""
+    """Parse a query and prepare it for comparison; EMPTY where it cannot be read."""
     try:
         return unified(schema, without_values(parse(schema, sql)))
     except NotSpiderSql:
@@ -436,7 +436,7 @@ def comparable(schema: SqlSchema, sql: str) -> Query:
 
 
 def partial_scores(gold: Query, predicted: Query) -> dict[str, tuple[bool, int, int]]:
-    """For each of CLAUSES: whether it matches, and the number of its parts in prediction and gold."""
+    """For each of CLAUSES: (whether it matches, number of its parts in the prediction, and in the gold)."""
 
     def bag(pairs: Iterable, others: Iterable) -> tuple[bool, int, int]:
         left, right = Counter(pairs), Counter(others)
@@ -472,7 +472,7 @@ def partial_scores(gold: Query, predicted: Query) -> dict[str, tuple[bool, int, 
 
 
 def exact(gold: Query, predicted: Query) -> bool:
-    """Exact set match of two comparable queries: every partial score, and the same tables."""
+    """Exact set match of two comparable queries: all partial scores match, and the tables are the same."""
     if not all(match for match, _, _ in partial_scores(gold, predicted).values()):
         return False
     return not gold.tables or Counter(gold.tables) == Counter(predicted.tables)
@@ -497,10 +497,10 @@ def keywords(query: Query) -> set[str]:
 
 
 def query_hardness(query: Query) -> str:
-    """One of HARDNESS, by the official counts.
+    """One of HARDNESS, by the official scorer's counts.
 
-    As there, a NOT in WHERE or HAVING and a connective in HAVING count as an aggregate, and an aggregate in a WHERE or
-    HAVING condition does not.
+    As in that scorer, a NOT in WHERE or HAVING and an AND or OR in HAVING count as aggregates, while aggregates in WHERE
+    or HAVING conditions do not.
     """
     conditions = (query.joins, query.where, query.having)
     units = [unit for part in conditions for unit in part.units]

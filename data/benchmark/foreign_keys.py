@@ -1,4 +1,4 @@
-"""Foreign keys that a database does not declare, guessed from names and confirmed by values."""
+"""Guess the foreign keys that a database does not declare, from names, and confirm them by values."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 from data.benchmark.schema import Schema
 from data.sqlite.execute import Executor, quoted
 
-NAMELESS = frozenset(("id", "key", "no", "nr", "rowid"))  # names of a key that do not say whose it is
+NAMELESS = frozenset(("id", "key", "no", "nr", "rowid"))  # names of keys that do not tell their table
 
 
 def guess(database: str | Path, schema: Schema) -> list[tuple[int, int]]:
-    """Pairs of columns (child, parent), as `Schema.foreign_keys` holds them, that the schema lacks.
+    """Foreign keys that the schema lacks, as pairs of columns (child, parent) like those of `Schema.foreign_keys`.
 
-    A column may refer to another table's key where its name is, or ends with, the key's own (`customer_id`), or the table's
-    name in singular or plural with or without the key's (`customer`, `Customer Nr`). It does where it holds values, and the
-    key holds all of them. A key is a primary key of one column, or, where a table declares none, a column whose values are
-    unique and that is called `id` or as its table. Each column refers to one key at most.
+    A column is a candidate where its name is, or ends with, the other table's key (`customer_id`), or is that table's name in
+    singular or plural with or without the key's (`customer`, `Customer Nr`). It counts where it holds values, all of which the
+    key holds too. A key is a primary key of one column, or, where a table declares none, a column with unique values that is
+    called `id` or like its table. Each column refers to one key at most.
     """
     declared = {child for child, _ in schema.foreign_keys}
     with Executor() as executor:
@@ -47,13 +47,13 @@ def guess(database: str | Path, schema: Schema) -> list[tuple[int, int]]:
 
 
 def _sql(schema: Schema, column: int) -> tuple[str, str]:
-    """A column's name and its table's, quoted."""
+    """The quoted names of a column and of its table."""
     table, name = schema.columns[column]
     return quoted(name), quoted(schema.tables[table])
 
 
 def _keys(schema: Schema, real: set[str], true) -> dict[int, int]:
-    """The column that identifies a row, by table."""
+    """Table -> its key column, for the tables that have one."""
     columns, declared = defaultdict(list), defaultdict(list)
     for column, (table, _) in enumerate(schema.columns):
         columns[table].append(column)
@@ -77,7 +77,7 @@ def _keys(schema: Schema, real: set[str], true) -> dict[int, int]:
 
 
 def _alike(schema: Schema, keys: dict[int, int]):
-    """`wanted(column)` -> the keys that its name may mean, likeliest first."""
+    """`wanted(column)`: the keys that its name may refer to, likeliest first."""
     exact, endings = defaultdict(list), []
     for table, column in keys.items():
         key, words = _folded(schema.columns[column][1]), _words(schema.tables[table])
@@ -90,7 +90,7 @@ def _alike(schema: Schema, keys: dict[int, int]):
 
     def wanted(column: int) -> list[int]:
         table, name = schema.columns[column][0], _folded(schema.columns[column][1])
-        if any(name.startswith(word) for word in _words(schema.tables[table])):  # it is its own table's
+        if any(name.startswith(word) for word in _words(schema.tables[table])):  # named after its own table
             return []
         ends = [parent for ending, parent in endings if name.endswith(ending)]
         return [parent for parent in dict.fromkeys(exact[name] + ends) if parent != column]
@@ -104,7 +104,7 @@ def _folded(name: str) -> str:
 
 
 def _words(table: str) -> list[str]:
-    """A table's name, and what its singular may be."""
+    """A table's name and its possible singular forms."""
     name = _folded(table)
     others = [name.removesuffix(end) + start for end, start in (("ies", "y"), ("es", ""), ("s", "")) if name.endswith(end)]
     return [name, *(word for word in others if word)]

@@ -1,4 +1,4 @@
-"""The wording of the prompt, how it is shortened, and how SQL is taken out of what a model writes: nowhere else."""
+"""The only place that words prompts, shortens them, and extracts SQL from what a model writes."""
 
 import re
 import unicodedata
@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from data.benchmark.schema import Schema
 
-Form = TypeVar("Form")  # how a prompt is made up: one text, or two
-LINKED = 8  # columns behind a question: more would be those that have a common word like `name`
-CUE = "\nSQL:"  # where a decoder-only model starts to answer, after a space; an encoder-decoder model needs none
-# words of SQLite that name no table or column without quotes (https://www.sqlite.org/lang_keywords.html, those that it does
-# not take for a name where an expression may stand)
+Form = TypeVar("Form")  # a prompt: one text, or two (schema and question)
+LINKED = 8  # columns listed after a question: further ones only share a common word like `name`
+CUE = "\nSQL:"  # after it and a space, a decoder-only model starts its answer; an encoder-decoder model needs none
+# words of SQLite that need quotes as the name of a table or column (https://www.sqlite.org/lang_keywords.html, those that are
+# not taken for a name in an expression)
 RESERVED = frozenset(
     "add all alter and as autoincrement between case cast check collate commit constraint create current_date current_time "
     "current_timestamp default deferrable delete distinct drop else escape except exists foreign from group having in index "
@@ -23,13 +23,13 @@ RESERVED = frozenset(
 
 
 def name(text: str) -> str:
-    """The name of a table or column as SQL writes it, in prompts and answers alike: in double quotes where it needs them."""
+    """A table's or column's name as prompts and answers write it: in double quotes where SQL needs them."""
     bare = re.fullmatch(r"[^\W\d]\w*", _without_marks(text)) and text.lower() not in RESERVED
     return text if bare else '"' + text.replace('"', '""') + '"'
 
 
 def _without_marks(text: str) -> str:
-    """Text without accents and vowel signs that are characters of their own, which no pattern takes for part of a word."""
+    """Text without combining characters (accents, vowel signs), which regular expressions take for no part of a word."""
     return text if text.isascii() else "".join(each for each in text if unicodedata.category(each)[0] != "M")
 
 
@@ -42,28 +42,27 @@ def prompt(
 ) -> str:
     """The prompt of one question.
 
-    Tables stand in alphabetical order, columns and keys in the order of `tables.json`, names as SQL writes them (`name`), on
-    one line. `values`, as an example has them, stand beside their columns as SQL writes them: `Country ( 'France' )`.
-    `dropped` holds columns (indices into `schema.columns`) and whole tables (-1 - index into `schema.tables`) to leave out,
-    with the keys that name them; `keys=False` leaves the two lists of keys empty. Where the schema's names are full, columns
-    stand as `spelling.qualified` writes them, with their table's name and, as in most of SQL, between spaces: the same
-    tokens.
+    Tables come in alphabetical order, columns and keys in the order of `tables.json`, names as `name` writes them, without
+    line breaks. `values`, as in `Example.values`, follow their columns as in SQL: `Country ( 'France' )`. `dropped` holds
+    columns (indices into `schema.columns`) and whole tables (-1 - index into `schema.tables`) to leave out, with the keys that
+    name them; `keys=False` leaves the two lists of keys empty. Where `schema.full_names`, columns are written as by
+    `spelling.qualified`, with their table's name and, as mostly in SQL, between spaces, so that they are the same tokens there.
     """
     return "\n".join([" ".join(question.split()), *_described(schema, _beside(values), dropped, keys)])
 
 
 def question_first(*asked) -> tuple[str, str]:
-    """Nothing that other questions share, and the prompt: arguments as of `prompt`."""
+    """The prompt in two parts, of which the first, shared by questions, is empty; arguments as for `prompt`."""
     return "", prompt(*asked)
 
 
 def schema_first(
     question: str, schema: Schema, values: Sequence[dict] = (), dropped: frozenset[int] = frozenset(), keys: bool = True
 ) -> tuple[str, str]:
-    """The prompt in two parts: the schema, which all questions of a database share, and the question, arguments as of `prompt`.
+    """The prompt in two parts: the schema, which all questions of a database share, and the question; arguments as of `prompt`.
 
-    Behind the question stand values, by the full names of their columns, since beside them they would make schemas differ,
-    and up to LINKED columns that share words with the question: a schema that is read first does not know what will be asked.
+    Values follow the question, with the full names of their columns, as within the schema they would make it differ. After
+    them come up to LINKED columns that share words with the question, since the model reads the schema before it.
     """
     lines = [" ".join(question.split())]
     values = [value for value in values if not {value["column"], -1 - schema.columns[value["column"]][0]} & dropped]
@@ -79,7 +78,7 @@ def schema_first(
 
 
 def _beside(values: Sequence[dict]) -> dict[int, list[str]]:
-    """The values of each column, as SQL writes them."""
+    """Column -> its values, as SQL writes them."""
     beside: dict[int, list[str]] = {}
     for value in values:
         beside.setdefault(value["column"], []).append(quoted(value["text"]))
@@ -97,7 +96,7 @@ def _full(schema: Schema, column: int) -> str:
 
 
 def _listed(names: list[str], schema: Schema) -> str:
-    """Names in brackets; between spaces where they are to be what SQL writes."""
+    """Names in brackets; between spaces where they are to be the same tokens as in SQL."""
     return f"[ {' , '.join(names)} ]" if schema.full_names else f"[{','.join(names)}]"
 
 
@@ -120,7 +119,7 @@ def _described(schema: Schema, beside: dict[int, list[str]], dropped: frozenset[
 
 
 def _by_table(schema: Schema, dropped: frozenset[int] = frozenset()) -> list[list[int]]:
-    """The columns of each table, but for those that are dropped."""
+    """The columns of each table, without dropped ones."""
     own: list[list[int]] = [[] for _ in schema.tables]
     for column, (table, _) in enumerate(schema.columns):
         if table >= 0 and column not in dropped:
@@ -138,7 +137,7 @@ def quoted(text: str) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """Text without line breaks and tabs, which are no part of a line of SQL."""
+    """Text with spaces instead of line breaks and tabs."""
     return re.sub(r"[\r\n\t]", " ", text)
 
 
@@ -152,10 +151,10 @@ def fit(
 ) -> tuple[Form, bool]:
     """The prompt, as `form` makes it, within `budget` tokens as `count` counts them, and whether it had to be shortened.
 
-    The schema goes in this order, only as much as needed: columns that no word of the question matches and no key names;
-    the rest of what the question does not match, tables with their last column; the lists of keys; what the question
-    matches by its name or by a value. Within each, later tables and columns first. The question, the headings of the keys
-    and the cue always stay, so that a question longer than the budget stays longer.
+    Parts of the schema are removed in this order, only as many as needed: columns that no word of the question matches and
+    no key names; the rest of what the question does not match, tables with their last column; the lists of keys; what the
+    question matches by name or by a value. Within each, later tables and columns go first. The question, the headings of the
+    keys and the cue always stay, so that a prompt with a very long question may exceed the budget.
     """
     order = _least_needed_first(question, schema, values)
 
@@ -167,9 +166,9 @@ def fit(
     def tokens(removals: int) -> int:
         return count(without(removals))
 
-    # counting is slow and lengths of names are at hand: they say where to begin, and texts much too long are never counted
+    # counting is slow, so lengths of names say where to begin, and texts that are much too long are never counted
     sizes = [0 if r == KEYS else len(schema.tables[-1 - r]) if r < 0 else len(schema.columns[r][1]) for r in reversed(order)]
-    left = [*accumulate(sizes, initial=0)][::-1]  # characters of names, by removals
+    left = [*accumulate(sizes, initial=0)][::-1]  # characters of names that are left after so many removals
 
     def removals_to(characters: float) -> int:
         return next(removals for removals, rest in enumerate(left) if rest <= characters)
@@ -182,7 +181,7 @@ def fit(
 
 
 def _fewest(enough: Callable[[int], bool], guess: int, most: int) -> int:
-    """The smallest number that is `enough`, as every larger one is, and `most` without asking; searched from `guess` on."""
+    """The smallest number that is `enough`, searched from `guess` on; all larger ones have to be, `most` is taken to be."""
     low, high, place, step = -1, most, min(guess, most - 1), max(1, (most - guess) // 32)
     while high - low > 1:
         low, high = (low, place) if enough(place) else (place, high)
@@ -200,7 +199,7 @@ KEYS = "keys"  # stands for both lists of keys among the removals
 
 
 def _least_needed_first(question: str, schema: Schema, values: Sequence[dict]) -> list[int | str]:
-    """Everything that may leave the schema, in the order in which it leaves."""
+    """Everything that may be removed from the schema, in that order."""
     asked, mentioned = _words(question, parts=True), {value["column"] for value in values}
     in_key = {*schema.primary_keys, *(column for pair in schema.foreign_keys for column in pair)}
     own = _by_table(schema)
@@ -215,22 +214,22 @@ def _least_needed_first(question: str, schema: Schema, values: Sequence[dict]) -
     return [*plain, *linked, KEYS, *matched]
 
 
-# of a text's shape: A stands for a capital, a for another letter, 0 for a digit, and these for scripts without spaces
+# matches `_shape`s: A is a capital, a another letter, 0 a digit, and these are characters of scripts without spaces
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|漢+|ก+")
 UNSPACED = {
     "漢": "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff",
     "ก": "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff",
 }
-GRAM = {"漢": 2, "ก": 4}  # characters that make about a word there
-STEM = 5  # letters of a word outside ASCII that its inflections share
+GRAM = {"漢": 2, "ก": 4}  # characters of a typical word there
+STEM = 5  # leading letters that the inflections of a non-ASCII word share
 
 
 @lru_cache(maxsize=1 << 16)
 def _words(text: str, parts: bool = False) -> frozenset[str]:
-    """The words of a question or an identifier as they are compared, in every script.
+    """The words of a question or an identifier in the form in which they are compared, for any script.
 
-    Lower case, without accents and a plural's s; of words outside ASCII their beginning, and where a script has no spaces
-    runs of a few characters, with `parts` shorter ones, too.
+    They are in lower case, without accents and without a plural's s; non-ASCII words are cut to their first letters, and text
+    without spaces gives runs of a few characters, with `parts` also shorter ones.
     """
     shape = text
     if not text.isascii():
@@ -256,11 +255,11 @@ def _shape(letter: str) -> str:
 
 
 def target(sql: str) -> str:
-    """The SQL as a model learns to write it: one line, no comments, no semicolons around it."""
+    """The SQL as a model learns to write it: one line, without comments and outer semicolons."""
     return one_line(sql).strip("; ")
 
 
-# every pattern takes time in proportion to the text, whatever a model writes
+# every pattern takes linear time, whatever a model writes
 FENCE = re.compile(r"```(?:[a-zA-Z]+[ \t]*\n)?(.*?)(?:```|\Z)", re.DOTALL)
 CTE = r"""(?:"[^"]*"|`[^`]{0,200}`|\[[^\]]{0,200}\]|[^\s(]+)\s*(?:\([^()]*\)\s*)?AS\s*(?:(?:NOT\s+)?MATERIALIZED\s*)?\("""
 STATEMENT = rf"(SELECT\b|WITH\s+(?:RECURSIVE\s|{CTE})|VALUES\s*\()"
@@ -269,17 +268,17 @@ START = [
     re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.DOTALL)
     for pattern in (rf"{BLOCK}|^[^\S\n]*{STATEMENT}", rf"{BLOCK}|--[^\n]*|\b{STATEMENT}", rf"\b{STATEMENT}")
 ]
-# a doubled quote within reads as two quoted texts side by side; a bracket that is not closed reaches to the end, so that a
-# text full of them is not searched once for each
+# a doubled quote counts as two adjacent quoted texts; an unclosed bracket extends to the end, as otherwise a text full of
+# them would take quadratic time
 QUOTED = r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*(?:\]|\Z)"""
 PIECE = re.compile(rf"(```|;|\n\s*\n)|({QUOTED})|--[^\n]*|{BLOCK}", re.DOTALL)
 COMMENT = re.compile(rf"({QUOTED})|--[^\n]*|{BLOCK}", re.DOTALL)
 
 
 def clean_sql(text: str) -> str:
-    """One line of SQL out of what a model wrote, or "" where there is none.
+    """One line of SQL from what a model wrote, or "" if there is none.
 
-    Taken off, in this order: all but the first Markdown fence that holds a statement; text before the first statement
+    Removed are, in this order: all but the first Markdown fence that holds a statement; text before the first statement
     (SELECT, WITH or VALUES at the start of a line, else anywhere outside comments, else anywhere); all after the first
     semicolon, blank line or fence outside quotes; comments; runs of white space outside quotes. Line breaks and tabs
     within quotes become spaces.
@@ -294,7 +293,7 @@ def clean_sql(text: str) -> str:
 
 
 def one_line(sql: str) -> str:
-    """SQL without comments, with runs of white space as one space outside quotes; within, line breaks and tabs are spaces."""
+    """SQL without comments, runs of white space as one space; within quotes only line breaks and tabs become spaces."""
     pieces = re.split(f"({QUOTED})", COMMENT.sub(lambda piece: piece[1] or " ", sql))
     pieces[::2] = [re.sub(r"\s+", " ", piece) for piece in pieces[::2]]
     pieces[1::2] = [re.sub(r"[\r\n\t]", " ", piece) for piece in pieces[1::2]]

@@ -31,8 +31,8 @@ TRAIN_EXAMPLES = 16000  # a small random model has to see most phrases with most
 DEV_EXAMPLES = 300
 SEED = 20230701
 MAX_SQL_CHARACTERS = 240
-SCALE = 3  # different SQL texts of a template and a database: its share, times this
-DRAWS = 8  # a template is tried this many times for each SQL text that is wanted of it
+SCALE = 3  # the different SQL texts of a template for a database are its share times this
+DRAWS = 8  # times that a template is tried for each SQL text wanted
 SOURCE = Path(__file__).resolve().parents[1] / "sample"
 STAMP = ".stamp"
 
@@ -46,7 +46,7 @@ ORDER = re.compile(r"^SELECT (?:DISTINCT )?.*? (FROM .*) ORDER BY (\S+) (ASC|DES
 
 
 def near_misses(sql: str) -> Iterator[str]:
-    """SQL that differs from `sql` in one comparison or clause, and that must not give the same answer."""
+    """Variants of `sql` that differ in one comparison or clause, and must not give the same answer."""
     if "INTERSECT" in sql:
         yield sql.replace("INTERSECT", "UNION")
         return
@@ -69,14 +69,14 @@ def answer(connection: sqlite3.Connection, sql: str) -> list[tuple]:
 
 
 def worth_asking(connection: sqlite3.Connection, sql: str) -> bool:
-    """Whether the answer has content, does not hang on ties, and differs from the answers of near misses."""
+    """Whether the answer has content, does not depend on ties, and differs from the answers of near misses."""
     if len(sql) > MAX_SQL_CHARACTERS:
         return False
     rows = answer(connection, sql)
     if not any(cell for row in rows for cell in row):
         return False
     if order := ORDER.match(sql):
-        # with equal keys the order, or the row at the cut, would be SQLite's choice
+        # with equal keys, SQLite would choose the order, or the last row
         tables, key, way, limit = order.groups()
         keys = connection.execute(f"SELECT {key} {tables} ORDER BY {key} {way}").fetchall()
         keys = keys if limit is None else keys[: int(limit) + 1]
@@ -100,7 +100,7 @@ class Item:
 
 
 def draw_items(db_id: str, connection: sqlite3.Connection, rng: random.Random) -> list[Item]:
-    """For each template, as many different SQLs as its share asks for, or as many as were found."""
+    """For each template, the number of different SQLs that its share asks for, or all that were found."""
     writer = Writer(read_lexicon(SOURCE / "database" / db_id / "lexicon.toml", connection), connection, rng)
     items, seen = [], set()
     for each in TEMPLATES:
@@ -131,12 +131,12 @@ def question_words(question: str) -> set[str]:
 
 
 def fold(text: str) -> str:
-    """Text for comparison: case and white space folded."""
+    """Text without differences in case and white space, for comparison."""
     return " ".join(text.casefold().split())
 
 
 def hold_out(items: list[Item], count: int, rng: random.Random) -> list[Item]:
-    """About `count` items for dev, spread over the databases, each of whose words and template train still knows."""
+    """Up to `count` items for dev, spread over the databases; train still has each of their words and templates."""
     words = Counter((item.db_id, word) for item in items for word in sql_words(item.sql))
     left = Counter((item.db_id, item.template) for item in items)
     queues: dict[str, list[Item]] = {}
@@ -157,7 +157,7 @@ def hold_out(items: list[Item], count: int, rng: random.Random) -> list[Item]:
 
 
 def generate(connections: dict[str, sqlite3.Connection]) -> dict[str, list[dict]]:
-    """The examples by split. No question and no SQL of dev stands in train, but each of its words does."""
+    """The examples by split. No question and no SQL of dev is in train, but each of their words is."""
     rng = random.Random(SEED)
     items = [item for db_id in sorted(connections) for item in draw_items(db_id, connections[db_id], rng)]
     held = hold_out(items, DEV_EXAMPLES * 6 // 5, rng)
@@ -166,7 +166,7 @@ def generate(connections: dict[str, sqlite3.Connection]) -> dict[str, list[dict]
     asked: set[str] = set()
 
     def word(item: Item) -> dict | None:
-        """An example with a question that nobody asked before, if there is one."""
+        """An example with a new question, None if several tries give none."""
         for _ in range(8):
             question = item.say()
             question = question[0].upper() + question[1:]
@@ -205,7 +205,7 @@ def sqlite_file(db_id: str) -> Path:
 
 
 def digest() -> str:
-    """A digest of all that the built files follow from."""
+    """A digest of all source files of the built files."""
     paths = [SOURCE.parent / "benchmark" / name for name in ("sample.py", "sample_questions.py", "spider.py")]
     paths += [SOURCE / "database" / db_id / name for db_id in db_ids() for name in ("schema.sql", "lexicon.toml")]
     total = hashlib.sha256()
@@ -215,7 +215,7 @@ def digest() -> str:
 
 
 def is_built(directory: Path, stamp: str) -> bool:
-    """Whether `directory` holds every file, built from the sources that have the digest `stamp`."""
+    """Whether `directory` holds every file, built from sources with the digest `stamp`."""
     files = ["train_spider.json", "dev.json", "tables.json", *map(sqlite_file, db_ids())]
     try:
         found = (directory / STAMP).read_text(encoding="utf-8")
@@ -225,9 +225,9 @@ def is_built(directory: Path, stamp: str) -> bool:
 
 
 def build(directory: str | Path | None = None) -> Path:
-    """The directory with the sample, in Spider's layout, built first where that is missing or older than its source.
+    """The directory with the sample, in Spider's layout; built first where it is missing or its source has changed.
 
-    Without `directory` that is data/sample/, or, where that cannot be written, a folder in the user's cache directory.
+    The default is data/sample/, or, where that cannot be written, a folder in the user's cache directory.
     Several processes may call this at once. Raises UserError where nothing can be written.
     """
     stamp = digest()
@@ -245,7 +245,7 @@ def build(directory: str | Path | None = None) -> Path:
 
 
 def write(directory: Path, stamp: str) -> None:
-    """Build in a temporary folder, then move each file into place, the stamp last, so that no reader meets half."""
+    """Build in a temporary folder, then move the files into place, the stamp last, so that nobody reads half a sample."""
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as name, ExitStack() as stack:
         folder = Path(name)
@@ -270,7 +270,7 @@ def write(directory: Path, stamp: str) -> None:
             os.replace(folder / file, directory / file)
 
 
-KINDS = (  # the first that fits
+KINDS = (  # the first that matches counts
     ("set operation", r" (INTERSECT|UNION|EXCEPT) "),
     ("nested", r"\(SELECT "),
     ("three tables", r" AS T3 "),

@@ -1,14 +1,14 @@
-"""What the sample's questions are made of: the words for each database, and the templates that pair SQL with questions.
+"""The parts of the sample's questions: the words for each database, and the templates that pair SQL with questions.
 
-A template is a function that draws one SQL text for a database, and gives a function that words a question for it, in
-another way at each call. `sample.py` calls them; `lexicon.toml` beside each `schema.sql` holds the words. It has,
-by table in square brackets:
+A template is a function that draws one SQL text for a database and returns a function that words a question for it,
+differently at each call. `sample.py` calls them; `lexicon.toml` beside each `schema.sql` holds the words. It has, for
+each table, whose name stands in square brackets:
 
     nouns     pairs of singular and plural, the usual one first
     person    true where the rows are people ("who" instead of "that")
     parents   for each table that a foreign key leads to, the words that join the two: "made by {}"
-    columns   each column but the keys, with, as far as they fit: name = true (a text column by which rows are called; a
-              column `name` is one anyway), phrases (else its name), where ("in {}", for a category), verb ("built",
+    columns   each column but the keys, with those of these that apply: name = true (a text column that names the rows;
+              a column `name` always does), phrases (else its name), where ("in {}", for a category), verb ("built",
               for a year), unit, more, less, most, least (adjectives), additive = true (its sum makes sense)
 
 and `[[path]]`: three tables that foreign keys join in that order, and the words that lead from the first to the last.
@@ -25,7 +25,7 @@ from pathlib import Path
 
 
 class Unfit(Exception):
-    """The database lacks what a template needs, or the draw contradicts itself: draw again."""
+    """Draw again: the database lacks what the template needs, or the draw contradicts itself."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ class Unfit(Exception):
 
 @dataclass(frozen=True)
 class Column:
-    """A column that is no key. `values` are those that occur, sorted; `kind` is name, category, measure or year."""
+    """A column that is not a key. `values` are its different values, sorted; `kind` is name, category, measure or year."""
 
     name: str
     kind: str
@@ -55,19 +55,19 @@ class Column:
         return self.phrases[0].removeprefix("number of ") if self.phrases[0].startswith("number of ") else ""
 
     def thresholds(self) -> list[int]:
-        """Up to three numbers to compare with, spread over the inner values, so that both sides hold rows."""
+        """Up to three numbers to compare with, spread over the inner values, so that there are rows on both sides."""
         inner = self.values[1:-1]
         return sorted({inner[(2 * i + 1) * len(inner) // 6] for i in range(3)})
 
     @property
     def asked(self) -> tuple:
-        """Up to three of its texts, spread over them: a small model has to meet each of them often."""
+        """Up to three of its texts, spread over all; so few, as a small model has to see each often."""
         return self.values[:: -(-len(self.values) // 3)]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its columns but the keys, and the words for its rows."""
+    """A table with its columns except keys, and the words for its rows."""
 
     name: str
     key: str
@@ -246,12 +246,12 @@ def series(items: list[str]) -> str:
 
 
 def singular(modifier: str) -> str:
-    """A modifier of a plural noun, fit for the singular: who have a hive -> who has a hive."""
+    """A modifier of a plural noun, changed to fit the singular: who have a hive -> who has a hive."""
     return re.sub(r"^(who|that) (\w+)", lambda found: f"{found[1]} {SINGULAR.get(found[2], found[2])}", modifier)
 
 
 def patterns(column: Column, person: bool) -> list[str]:
-    """LIKE patterns for a column of names: first letters, last letters and, but for people, whole words."""
+    """LIKE patterns for a column of names: first letters, last letters and, except for people, whole words."""
 
     def common(items: Sequence[str], count: int) -> list[str]:
         counts = Counter(items)
@@ -272,13 +272,13 @@ class Writer:
         self.rng = rng
 
     def even(self, options: Sequence):
-        """One of `options`, all equally often. Raises Unfit if there is none."""
+        """One of `options`, all equally likely. Raises Unfit if there are none."""
         if not options:
             raise Unfit
         return options[int(self.rng.random() * len(options))]
 
     def pick(self, *options):
-        """One of `options`, the first somewhat more often."""
+        """One of `options`, the first somewhat more likely."""
         return options[int(self.rng.random() ** 2 * len(options))]
 
     def chance(self, share: float) -> bool:
@@ -299,7 +299,7 @@ class Writer:
         return self.even(table.of_kind("measure", "year") if years else table.of_kind("measure"))
 
     def condition(self, table: Table, ops: str = "= = = < < > > <= >= != BETWEEN LIKE", but: Sequence = ()) -> Condition:
-        """A condition on `table`, with an operator drawn from `ops`, on none of the columns `but`."""
+        """A condition on a column of `table` not among `but`, with an operator drawn from `ops`."""
         op = self.even(ops.split())
         if op == "LIKE":
             column = self.even(table.of_kind("name"))
@@ -320,12 +320,12 @@ class Writer:
         return Condition(column, op, value)
 
     def conditions(self, table: Table) -> list[Condition]:
-        """Two conditions on different columns, in the table's order, so that no SQL comes back with its parts swapped."""
+        """Two conditions on different columns, in the table's order, so that no SQL recurs with its parts swapped."""
         first = self.condition(table)
         return sorted([first, self.condition(table, but=[first.column])], key=lambda c: table.columns.index(c.column))
 
     def apart(self, column: Column) -> list[Condition]:
-        """Two conditions on one measure, such that no single value meets both."""
+        """Two conditions on one measure that no single value meets."""
         values = column.thresholds()
         if len(values) < 2:
             raise Unfit
@@ -422,7 +422,7 @@ class Writer:
         return f"the {phrases} of {rows} {modifier}".rstrip()
 
     def show_each(self, table: Table, columns: list[Column], modifier: str = "", end: str = "") -> str:
-        """A request for the columns of the rows that `modifier` describes; `end` follows, as an order does."""
+        """A request for the columns of the rows that `modifier` describes; `end`, such as an order, follows."""
         many = self.chance(0.5)
         return self.show(self.each(table, columns, modifier, many) + end, "are" if many or len(columns) > 1 else "is")
 
@@ -798,7 +798,7 @@ def group_count(w: Writer) -> Draft:
 
 
 def for_each(w: Writer, sql: str, column: Column) -> None:
-    """Raise Unfit unless `sql` has a row for each value, as a question for each of them wants."""
+    """Raise Unfit unless `sql` has a row for each value, since the question asks about each of them."""
     if len(w.connection.execute(sql).fetchall()) < len(column.values):
         raise Unfit
 

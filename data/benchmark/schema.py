@@ -1,4 +1,4 @@
-"""What a benchmark consists of: databases' schemas, questions with their SQL, and the splits that they stand in."""
+"""A benchmark: the schemas of its databases, and its splits of questions with their SQL."""
 
 import hashlib
 import json
@@ -10,10 +10,10 @@ SUFFIXES = (".sqlite", ".sqlite3", ".db")  # of databases
 
 @dataclass(frozen=True)
 class Schema:
-    """A database's tables, columns and keys, by the names that its SQL uses, in the order of `tables.json`.
+    """A database's tables, columns and keys, with the names used in SQL, in the order of `tables.json`.
 
-    `columns` holds (index into `tables`, name); its first entry is (-1, "*"). Keys are indices into `columns`;
-    a composite primary key is flattened. `full_names`: prompt and answers write columns with their tables' names.
+    `columns` holds (index into `tables`, name); its first entry is (-1, "*"). Keys are indices into `columns`; the columns of
+    composite primary keys stand in one list. `full_names`: prompts and answers write columns with their tables' names.
     """
 
     db_id: str
@@ -42,7 +42,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The splits that were read from one directory."""
+    """The splits read from one directory."""
 
     root: Path
     schemas: dict[str, Schema]
@@ -51,7 +51,7 @@ class Benchmark:
 
     @property
     def evaluated(self) -> str:
-        """The split that a run is scored on: the last that was read."""
+        """The split that a run is scored on: the last one read."""
         return list(self.splits)[-1]
 
     def databases(self, db_id: str, split: str) -> list[Path]:
@@ -61,7 +61,7 @@ class Benchmark:
         return [first, *sorted(path for path in suite if path != first)]
 
     def summary(self) -> dict:
-        """Counts a split and a hash of what the model sees, for the run's records."""
+        """The number of examples by split, and a hash of schemas and examples, for a run's records."""
         digest = hashlib.sha256()
         for db_id in sorted(self.schemas):
             parts = asdict(self.schemas[db_id])
@@ -74,6 +74,6 @@ class Benchmark:
 
 
 def database_file(folder: Path, db_id: str) -> Path:
-    """The first SQLite file of a database in a folder: `<db_id>/<db_id>.sqlite`, `<db_id>.sqlite`, or of another suffix."""
+    """A database's main SQLite file in a folder: `<db_id>/<db_id>.sqlite` or `<db_id>.sqlite`, or with another suffix."""
     places = [place / f"{db_id}{suffix}" for place in (folder / db_id, folder) for suffix in SUFFIXES]
     return next((path for path in places if path.is_file()), places[0])

@@ -1,12 +1,12 @@
-"""SQL in one spelling: of the many ways in which training data writes a statement, the one that the prompt lets a model copy.
+"""Put SQL into one spelling: of the many in which training data writes a statement, the one a model can copy from its prompt.
 
     SELECT t2.NAME FROM Pets AS T1 JOIN owner AS T2 ON T1.oid = T2.id WHERE T1.kind = "dog"
     SELECT owner.name FROM pets JOIN owner ON pets.oid = owner.id WHERE pets.kind = 'dog'
 
-Names stand as the schema writes them, in double quotes where they need some, tables by their names instead of T1 and T2, which
-say nothing until the FROM clause is reached, keywords in upper case, texts in single quotes. The statement means the same:
-Spider's own dev answers, so written, all score as right in execution and in exact set match (`tests/test_spelling.py`, for
-the sample).
+Names are written as in the schema, in double quotes where needed; tables have their names instead of T1 and T2, which say
+nothing until the FROM clause is reached; keywords are in upper case, texts in single quotes. The meaning stays the same: all
+of Spider's dev answers in this spelling score as right in execution and exact set match (`tests/test_spelling.py`, for the
+sample).
 """
 
 import re
@@ -16,7 +16,7 @@ from string import ascii_lowercase, ascii_uppercase
 from data.benchmark.prompt import RESERVED, name, target
 from data.benchmark.schema import Schema
 
-# a bracket that is not closed reaches to the end, so that a text full of them is not searched once for each
+# an unclosed bracket extends to the end, as otherwise a text full of them would take quadratic time
 PIECE = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*(?:\]|\Z)|(?:\w|[^\x00-\x7f\s])+|\s+|[^\w\s'"`\[]"""
 )
@@ -26,18 +26,18 @@ KEYWORDS = frozenset(
     "is join left like limit max min not null on or order outer select sum then union when where".split()
 )
 JOINS = frozenset("cross full indexed natural right using window".split())
-# words behind which something else than an alias stands
+# words that no alias follows
 OPERATORS = (KEYWORDS | RESERVED | JOINS | frozenset("filter glob match offset over partition range regexp with".split())) - {
     *("current_date", "current_time", "current_timestamp", "end", "null")
 }
-LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # SQLite tells letters of other scripts apart by their case
+LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # SQLite ignores case only in ASCII
 CLAUSES = frozenset("select from where group having order limit on union intersect except".split())
 
 
 def plain(sql: str, schema: Schema) -> str:
-    """`sql` in one spelling. Aliases stay where it needs them: tables joined with themselves, hidden, or called `cast`."""
+    """`sql` in one spelling. Aliases stay where needed: for tables joined with themselves, hidden, or called `cast`."""
     pieces = PIECE.findall(sql)
-    if "".join(pieces) != sql or any(piece[0] == "[" and piece[-1] != "]" for piece in pieces):  # a quote that is not closed
+    if "".join(pieces) != sql or any(piece[0] == "[" and piece[-1] != "]" for piece in pieces):  # an unclosed quote
         return sql
     pieces = _without_aliases(pieces)
     words = [piece for piece in pieces if not piece.isspace()]
@@ -77,10 +77,10 @@ def plain(sql: str, schema: Schema) -> str:
 
 
 def _names_within(words: list[str], tables: Container[str]) -> set[str]:
-    """What may be a name in a statement beside those of its schema, so that in double quotes it need not be a text.
+    """Words that may be names though the schema lacks them, so that in double quotes they need not be texts.
 
-    These are all that stands without double quotes, aliases with or without AS, and the columns of a common table
-    expression; and everything where a table is read that is neither in the schema nor in the statement.
+    These are all words without double quotes, aliases with or without AS, and the columns of common table expressions; and
+    every word where the statement reads a table that neither the schema nor the statement itself defines.
     """
     lower = [_lower(word) for word in words] + [""]
     named = {_bare(word) for word in lower if word and word[0] not in "'\""} | _aliases(lower)
@@ -94,16 +94,16 @@ def _names_within(words: list[str], tables: Container[str]) -> set[str]:
 
 
 def _spelling(words: list[str], schema: Schema) -> Callable[..., str | None]:
-    """`spell(place, column, table)`: how a column at a place is written by its table, or by the first in FROM that has it.
+    """`spell(place, column, table)`: a column's spelling in the schema of its table, or of the first in FROM that has it.
 
-    `column` in lower case, `table` the name or alias before its full stop, if any; None where FROM does not tell.
+    `column` is in lower case, `table` the name or alias before its full stop, if any; None where FROM does not tell.
     """
     lower = [_lower(word) for word in words] + [""] * 3
     scope, outer, places = _scopes(lower)
     known = {_lower(name): number for number, name in reversed(list(enumerate(schema.tables)))}
     own = {(table, _lower(name)): name for table, name in reversed(schema.columns)}
-    tables: dict[int, dict[int, None]] = {}  # SELECT -> those of its FROM clause, in order
-    named: dict[tuple[int, str], int] = {}  # (SELECT, name of a table within) -> table
+    tables: dict[int, dict[int, None]] = {}  # SELECT -> the tables of its FROM clause, in order
+    named: dict[tuple[int, str], int] = {}  # (SELECT, name of a table in it) -> table
     for place in places:
         table = known.get(_bare(lower[place]), -1)
         tables.setdefault(scope[place], {})[table] = None
@@ -127,16 +127,16 @@ def _spelling(words: list[str], schema: Schema) -> Callable[..., str | None]:
 
 
 def spelled(sql: str, schema: Schema) -> str:
-    """A gold statement in one spelling, with its columns' tables where the schema's names are full."""
+    """A gold statement in one spelling, with the tables before its columns where `schema.full_names`."""
     sql = plain(target(sql), schema)
     return qualified(sql, schema) if schema.full_names else sql
 
 
 def qualified(sql: str, schema: Schema) -> str:
-    """A statement in one spelling with its columns' tables before them, also where SQL needs none.
+    """A statement in one spelling with each column's table before it, also where SQL does not need it.
 
-    What could be a column of no table or of several in its FROM clause stays, and so does all in a SELECT whose tables have
-    aliases or are SELECTs, and what sorts the rows of a set operation.
+    Left as they are: names that match a column of none or of several tables in FROM, all of a SELECT whose tables have aliases
+    or are SELECTs, and the ORDER BY of a set operation.
     """
     pieces = PIECE.findall(sql)
     words = [i for i, piece in enumerate(pieces) if not piece.isspace()]
@@ -144,14 +144,14 @@ def qualified(sql: str, schema: Schema) -> str:
     scope, _, places = _scopes(lower)
     aliases = _aliases(lower)
     known = {_lower(table): number for number, table in enumerate(schema.tables)}
-    tables: dict[int, list[int]] = {}  # SELECT -> those of its FROM clause
+    tables: dict[int, list[int]] = {}  # SELECT -> the tables of its FROM clause
     left = {-1} | {scope[place] for place in places if _has_alias(lower, place) or _bare(lower[place]) not in known}
     for place in places:
         tables.setdefault(scope[place], []).append(known.get(_bare(lower[place]), -1))
-    owners: dict[str, dict[int, str]] = {}  # column -> how each of its tables spells it
+    owners: dict[str, dict[int, str]] = {}  # column -> its spelling by table
     for table, column in schema.columns:
         owners.setdefault(_lower(column), {}).setdefault(table, column)
-    spots, later = set(places), set()  # SELECTs behind a set operation
+    spots, later = set(places), set()  # SELECTs after a set operator
     for place, i in enumerate(words):
         word, behind = lower[place : place + 2]
         if word == "select" and place and lower[place - 1] in ("all", "union", "intersect", "except"):
@@ -169,33 +169,33 @@ def qualified(sql: str, schema: Schema) -> str:
 
 
 def _aliases(lower: list[str]) -> set[str]:
-    """The names, in lower case, that a statement gives to what it selects or reads: behind AS, or behind what has a value."""
+    """The aliases of a statement, in lower case: names that follow AS, a closing bracket or another name."""
     pairs = zip(lower, lower[1:])
     return {_bare(word) for before, word in pairs if _is_name(word) and (before == "as" or before == ")" or _is_name(before))}
 
 
 def _is_name(word: str) -> bool:
-    """Whether a word, in lower case, may be a name or a text, and is no word of SQL's own; a number counts, too."""
+    """Whether a word, in lower case, may be a name, a text or a number, and is no word of SQL itself."""
     start = word[:1]
     return start in ("'", '"', "`", "[", "_") or not start.isascii() or start.isalnum() and word not in OPERATORS
 
 
 def _has_alias(lower: list[str], place: int) -> bool:
-    """Whether the table at a place of FROM, all in lower case, has another name behind it."""
+    """Whether the table at a place of FROM, in lower case, has an alias."""
     behind = lower[place + 1]
     return behind == "as" or _is_name(behind)
 
 
 def _without_aliases(pieces: list[str]) -> list[str]:
-    """The pieces of a statement with tables' names instead of T1, T2 ..., or as they are where its meaning would change."""
+    """Replace T1, T2 ... by the tables' names in the pieces of a statement, unless that could change its meaning."""
     words = [i for i, piece in enumerate(pieces) if not piece.isspace()]
     lower = [_lower(pieces[i]) for i in words] + [""] * 3
     scope, outer, tables = _scopes(lower)
-    old: dict[tuple[int, str], str] = {}  # (SELECT, name of a table within) -> its name without an alias
+    old: dict[tuple[int, str], str] = {}  # (SELECT, name of a table in it) -> its name without T1, T2 ...
     gone: set[int] = set()
     for place in tables:
         table, behind, alias = lower[place : place + 3]
-        if behind == ".":  # of a named database
+        if behind == ".":  # table of an attached database
             return pieces
         if table == ")" and not _has_alias(lower, place):
             continue
@@ -205,7 +205,7 @@ def _without_aliases(pieces: list[str]) -> list[str]:
         elif _has_alias(lower, place):
             name = kept = behind
         if behind == "as" and ALIAS.fullmatch(alias) and table != ")":
-            if table in KEYWORDS:  # `cast.id` is no SQL, and one alias among names of tables no style
+            if table in KEYWORDS:  # `cast.id` is not SQL, and one alias among tables' names is no style
                 return pieces
             kept = pieces[words[place]]
             gone.update(range(words[place] + 1, words[place + 2] + 1))
@@ -223,7 +223,7 @@ def _without_aliases(pieces: list[str]) -> list[str]:
         if lower[place + 1] == "." and i not in gone:
             name = _bare(lower[place])
             select = find_old(scope[place], name)
-            if select is None and name in renamed:  # of another part of a UNION, say
+            if select is None and name in renamed:  # for example of another part of a UNION
                 return pieces
             kept = name if select is None else old[select, name]
             if find_new(scope[place], _bare(kept)) != select:
@@ -234,8 +234,8 @@ def _without_aliases(pieces: list[str]) -> list[str]:
 
 
 def _finder(names: Container[tuple[int, str]], outer: list[int | None]) -> Callable[[int | None, str], int | None]:
-    """`find(select, name)`: the innermost SELECT, from one outwards, in which a table has a name; None where there is none."""
-    known: dict[tuple[int, str], int | None] = {}  # or a deep nest of SELECTs would be climbed from each of its levels
+    """`find(select, name)`: the innermost of a SELECT and those around it with a table of that name; None if there is none."""
+    known: dict[tuple[int, str], int | None] = {}  # saves climbing a deep nest of SELECTs from each level
 
     def find(select: int | None, name: str) -> int | None:
         passed = []
@@ -250,7 +250,7 @@ def _finder(names: Container[tuple[int, str]], outer: list[int | None]) -> Calla
 
 
 def _bare(name: str) -> str:
-    """A name in lower case and without its quotes."""
+    """A name in lower case, without quotes."""
     quote = name[:1] if len(name) > 1 and name[0] in "\"'`[" else ""
     return _lower(name[1:-1].replace(2 * quote, quote) if quote and quote != "[" else name[1:-1] if quote else name)
 
@@ -260,13 +260,13 @@ def _lower(text: str) -> str:
 
 
 def _scopes(words: list[str]) -> tuple[list[int], list[int | None], list[int]]:
-    """For each word its SELECT's number, for each SELECT that in which it stands, if any, and where tables of FROM stand.
+    """-> for each word the number of its SELECT, for each SELECT the one around it, if any, and the places of tables in FROM.
 
-    A SELECT in FROM stands at its closing bracket, and so do others in brackets that have an alias.
+    The place of a SELECT in FROM, or of an aliased group in brackets, is its closing bracket.
     """
     outer: list[int | None] = [None]
     current, stack, scope, tables = 0, [], [], []
-    clause: dict[int, str] = {}  # SELECT -> that in which it is
+    clause: dict[int, str] = {}  # SELECT -> its current clause
     listed = False  # a table comes next
     for place, word in enumerate(words):
         if word == "(":

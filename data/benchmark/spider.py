@@ -28,7 +28,7 @@ from data.common.errors import UserError, printable
 from data.common.files import read_records, write_atomically
 from data.sqlite.execute import Executor, in_wal_mode, quoted, read_database, readable
 
-# split -> the file of its examples, by names without endings, that of its schemas, and its databases' folder: which is there
+# split -> the possible names of its file of examples (without extension), its tables file and its databases' folder
 LAYOUT = {
     "train": (("train_spider", "train"), ("tables.json",), ("database",)),
     "train_others": (("train_others",), ("tables.json",), ("database",)),
@@ -43,9 +43,9 @@ MEND_TABLES = "python3 -m data.spider --make DIR makes it of your own databases;
 
 
 def files_of(root: Path, split: str) -> tuple[Path, Path, Path]:
-    """Where the examples of a split, its schemas and its databases stand in a directory, or should stand.
+    """The paths of a split's examples, tables file and databases folder in a directory, whether or not they exist.
 
-    Raises UserError where several files could be the examples'.
+    Raises UserError where several files could hold the examples.
     """
     names, *others = LAYOUT[split]
     found = [path for name in names for form in FORMS if (path := root / f"{name}{form}").exists()]
@@ -56,7 +56,7 @@ def files_of(root: Path, split: str) -> tuple[Path, Path, Path]:
 
 
 def splits_in(root: Path) -> list[str]:
-    """The splits that a directory holds. Raises UserError where there is no directory, or none of the layout's splits in it."""
+    """The splits in a directory. Raises UserError where the directory does not exist or holds none."""
     if not root.is_dir():
         raise UserError(f"data directory {root} does not exist: {GET_SPIDER}")
     if found := [split for split in LAYOUT if files_of(root, split)[0].exists()]:
@@ -76,10 +76,10 @@ def load(
 ) -> Benchmark:
     """Read and check `splits` (of `train`, `dev`, `test`); `train_others` adds that file to `train`.
 
-    `values` looks up the cells that each question mentions; without it, examples have none. `overfit`, where it is not 0,
-    leaves so many examples of `train`, evenly spaced, and makes them `dev`, too. `plain_sql` puts the answers of `train`
-    into one spelling (`spelling.py`) where that means the same; those of other splits are scored against as they are.
-    `full_names` does so, too, with columns' tables before them, and prompts write columns alike.
+    `values` looks up the cells that each question mentions; otherwise examples have none. `overfit`, unless 0, keeps only so
+    many examples of `train`, evenly spaced, and uses them as `dev` too. `plain_sql` puts the answers of `train` into one
+    spelling (`spelling.py`) where the meaning stays the same; gold to score against stays as it is. `full_names` does the
+    same with each column's table before it, and prompts write columns likewise.
 
     Raises UserError, naming file and remedy, for whatever would make a run fail later: a missing or malformed file, an
     example without question or query, a db_id without schema, a database that is missing or not SQLite, an empty split.
@@ -112,10 +112,10 @@ def load(
 
 
 def with_plain_sql(benchmark: Benchmark) -> Benchmark:
-    """The benchmark with its training answers in one spelling, with their columns' tables where a schema's names are full.
+    """Put the training answers into one spelling, with the tables before columns where the schema's `full_names` is set.
 
-    SQLite compiles each answer in both spellings: where it would run another program, the answer stays as it is, which is
-    said on standard output.
+    SQLite compiles each answer in both spellings. Answers whose programs differ stay as they are; their number is printed to
+    standard output.
     """
 
     examples = benchmark.splits["train"]
@@ -136,7 +136,7 @@ def with_plain_sql(benchmark: Benchmark) -> Benchmark:
 
 
 def with_values(benchmark: Benchmark) -> Benchmark:
-    """The benchmark with the cells that its questions mention. Raises UserError for a database that cannot be read."""
+    """Add to each example the cells that it mentions. Raises UserError for a database that cannot be read."""
 
     index: dict[tuple[str, str], Values] = {}
     splits: dict[str, list[Example]] = {}
@@ -162,7 +162,7 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
         tables = tuple(str(name) for name in entry["table_names_original"])
         columns = tuple((int(table), str(name)) for table, name in entry["column_names_original"])
         keys = [key if isinstance(key, list) else [key] for key in entry["primary_keys"]]
-        kinds = tuple(str(kind) for kind in entry.get("column_types") or ())  # no prompt needs them
+        kinds = tuple(str(kind) for kind in entry.get("column_types") or ())  # optional: no prompt needs them
         schema = Schema(
             db_id=folder_name(entry["db_id"]),
             tables=tables,
@@ -171,7 +171,7 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
             primary_keys=tuple(int(column) for key in keys for column in key),
             foreign_keys=tuple((int(child), int(parent)) for child, parent in entry["foreign_keys"]),
         )
-        json.dumps(asdict(schema), ensure_ascii=False).encode()  # half a surrogate pair is no text for a tokenizer
+        json.dumps(asdict(schema), ensure_ascii=False).encode()  # fails for lone surrogates, which tokenizers do not take
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
         name = entry.get("db_id", f"number {position}")
@@ -184,7 +184,7 @@ def parse_schema(entry: dict, path: Path, position: int) -> Schema:
 
 
 def folder_name(db_id: object) -> str:
-    """A db_id, which also names a folder and a file. Raises ValueError for one that leads elsewhere."""
+    """Check a db_id, which also names a folder and a file. Raises ValueError for one that leads elsewhere."""
     if not isinstance(db_id, str) or db_id in ("", ".", "..") or not db_id.isprintable() or set(db_id) & set("/\\"):
         raise ValueError("its db_id is not the name of a folder")
     return db_id
@@ -229,8 +229,8 @@ def check_database(path: Path) -> None:
 def schema_of_database(path: Path, db_id: str | None = None) -> Schema:
     """Read the schema of any SQLite file, as `tables.json` would give it (`db_id`: the file's stem unless given).
 
-    Views are tables, too. Tables that hold what a virtual table consists of are left out, and so are virtual tables and views
-    that cannot be read, as those of a module that is not there.
+    Views count as tables. Shadow tables (https://www.sqlite.org/vtab.html#shadow_tables) are left out, and so are virtual
+    tables and views that cannot be read, such as those of a missing module.
     Raises UserError where the file is missing, not SQLite, locked or without tables.
     """
     path = Path(path)
@@ -242,7 +242,7 @@ def schema_of_database(path: Path, db_id: str | None = None) -> Schema:
 
 
 def tables_entry(path: Path, db_id: str) -> dict:
-    """The `tables.json` entry of a SQLite file, natural names made from the SQL names."""
+    """The `tables.json` entry of a SQLite file; natural names are made from the SQL names."""
     schema = schema_of_database(path, db_id)
 
     def natural(name: str) -> str:
@@ -268,15 +268,15 @@ def _introspect(connection: sqlite3.Connection, db_id: str) -> Schema:
         "SELECT name, list.type FROM sqlite_master JOIN pragma_table_list AS list USING (name) WHERE list.schema = 'main' "
         "AND list.type <> 'shadow' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY sqlite_master.rowid"
     )
-    connection.execute("BEGIN")  # one state of the file for all that is asked
+    connection.execute("BEGIN")  # so that all queries see the same state of the file
     for table, kind in connection.execute(query).fetchall():
-        query = "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"  # generated columns among them
+        query = "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"  # includes generated columns
         try:
             found = connection.execute(query, (table,)).fetchall()
         except sqlite3.Error:
             if kind == "table":
                 raise
-            continue  # a module, a function or a table that it is made of is not there
+            continue  # it needs a module, a function or a table that is missing
         for name, declared, key in found:
             position[table.lower(), name.lower()] = len(columns)
             if key:
@@ -313,9 +313,9 @@ def _spider_type(declared: str) -> str:
 
 
 def inspect(directory: str | Path) -> list[str]:
-    """What a directory in Spider's layout holds, in lines: examples, databases present, empty and missing, failing gold.
+    """Lines that describe a directory in Spider's layout: examples, databases present, empty and missing, failing gold.
 
-    Raises UserError where there is no directory, or none of the layout's splits in it.
+    Raises UserError where the directory does not exist or holds no split.
     """
     root, lines = Path(directory), []
     for split in splits_in(root):
@@ -343,7 +343,7 @@ def inspect(directory: str | Path) -> list[str]:
 
 
 def counted(counts: dict[str, int]) -> str:
-    """`3 present, 1 missing`: what is there, without what is not."""
+    """`3 present, 1 missing`: the counts that are not 0."""
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
@@ -362,7 +362,7 @@ def _state(path: Path) -> str:
 
 
 def _tables(connection: sqlite3.Connection) -> list[str]:
-    """The tables whose rows stand in the database file itself."""
+    """The tables that store rows in the database file itself."""
     query = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY rowid"
     return [name for (name,) in connection.execute(query)]
 
@@ -376,12 +376,12 @@ def _is_utf8(path: Path) -> bool:
 
     def look(connection: sqlite3.Connection) -> bool:
         tables = _tables(connection)
-        connection.text_factory = str  # raises where text is not UTF-8
+        connection.text_factory = str  # raises an error for text that is not UTF-8
         for table in map(quoted, tables):
             for (name,) in connection.execute(f"SELECT name FROM pragma_table_info({table})").fetchall():
                 field = f"{table}.{quoted(name)}"
                 for _ in connection.execute(f"SELECT {field} FROM {table} WHERE typeof({field}) = 'text'"):
-                    pass  # read, and thereby decoded; a blob may hold anything
+                    pass  # reading decodes it; blobs may hold anything
         return True
 
     try:
@@ -391,10 +391,10 @@ def _is_utf8(path: Path) -> bool:
 
 
 def make(directory: str | Path, guess_foreign_keys: bool = False) -> list[str]:
-    """Write `tables.json` from the SQLite files in a directory's `database/`; an earlier one moves aside, numbered.
+    """Write `tables.json` from the SQLite files in a directory's `database/`; an earlier one is kept under a number.
 
-    `guess_foreign_keys` adds keys that names and values suggest (`foreign_keys.py`). Returns what was made of each file,
-    and what to do next, in lines. Raises UserError where there is no such folder, or no database in it.
+    `guess_foreign_keys` adds keys that names and values suggest (`foreign_keys.py`). Returns lines that say what was found in
+    each file, and what to do next. Raises UserError where there is no such folder, or no database in it.
     """
 
     root, entries, lines = Path(directory), [], []
@@ -433,12 +433,12 @@ def make(directory: str | Path, guess_foreign_keys: bool = False) -> list[str]:
 
 
 def _databases_in(folder: Path) -> list[tuple[Path, str]]:
-    """The SQLite files of a folder in either layout, with their db_ids. Raises UserError for two of one name."""
+    """The SQLite files of a folder in either layout, with their db_ids. Raises UserError where two have the same db_id."""
     found: dict[str, Path] = {}
     for place in sorted(folder.iterdir()):
         if place.is_dir():
             db_id, path = place.name, database_file(folder, place.name)
-            if path.parent == folder:  # nothing of its name stands in the folder
+            if path.parent == folder:  # it holds no database of its name
                 continue
         elif place.suffix in SUFFIXES:
             db_id, path = place.stem, place

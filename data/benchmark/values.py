@@ -1,4 +1,4 @@
-"""Cells of a database that a question mentions: the values that its SQL has to spell as the database does."""
+"""Find the cells of a database that a question mentions, since its SQL has to spell them as the database does."""
 
 import re
 import sqlite3
@@ -11,13 +11,13 @@ from data.benchmark.schema import Schema
 from data.common.errors import UserError
 from data.sqlite.execute import quoted, read_database, readable
 
-A_COLUMN = 2  # values that stand beside a column at most
-LONGEST = 64  # characters of a cell; longer ones are prose
-SPAN = 8  # words of a question that one cell may match
-PER_WORD = 4  # characters that count as one, where a script has no spaces
-VIEW_STEPS = 20_000_000  # instructions of SQLite, some seconds, that a view's column may take to be read: views may be endless
-CELLS = 200_000  # different cells of a column that are read; larger columns hold keys and prose more than names
-# words that a question has anyway: a cell that is one of them is no mention
+VALUES_PER_COLUMN = 2  # at most
+MAX_CHARACTERS = 64  # of a cell; longer ones are prose
+SPAN = 8  # words of a cell, at most
+PER_WORD = 4  # characters that count as one word in scripts without spaces
+VIEW_STEPS = 20_000_000  # instructions of SQLite, some seconds, for reading a column of a view: views may never end
+CELLS = 200_000  # different ones that are read of a column; columns with more hold keys and prose rather than names
+# common words of questions: a cell that is one of them does not count as mentioned
 COMMON = frozenset(
     "a all an and any are as at be both but by can did do does each find for from give had has have hi how i id if in is it "
     "its list many me more most my name no not number of on one or other our out per show so some than that the their them "
@@ -28,13 +28,13 @@ COMMON = frozenset(
 
 
 class Values:
-    """An index of one database's text cells, built once, for many questions.
+    """An index of one database's text cells, built once for many questions.
 
     Raises UserError where the file cannot be read as SQLite.
     """
 
     def __init__(self, database: str | Path, schema: Schema) -> None:
-        self._found: dict[str, list[tuple[int, str]]] = defaultdict(list)  # words, a space between -> columns and cells
+        self._found: dict[str, list[tuple[int, str]]] = defaultdict(list)  # words, joined by spaces -> columns and cells
         sizes = set()
         path = Path(database)
         named = {words(name) for name in (*schema.tables, *(name for _, name in schema.columns))}
@@ -44,19 +44,19 @@ class Values:
             raise UserError(f"{path} cannot be read ({error}): close whatever writes to it, or copy it again") from None
         for column, cell in found:
             key = words(cell)
-            # a cell that is called as a table or a column is, is more likely that than this
+            # where a cell is also the name of a table or column, questions more likely mean that
             if key and key not in named and len(key) + _unspaced(key) * (1 / PER_WORD - 1) <= SPAN:
                 self._found[" ".join(key)].append((column, cell))
                 sizes.add(len(key))
         self._sizes = sorted(sizes, reverse=True)
 
     def mentioned(self, question: str) -> list[dict]:
-        """The cells that the question mentions -> dicts of `column` (its index in the schema) and `text`, by column.
+        """The cells that the question mentions -> dicts of `column` (index in the schema) and `text`, ordered by column.
 
-        A cell is mentioned where the question holds its words in their order, whatever their case, punctuation and a
-        plural's s; where a script has no spaces, each character is a word. Of a column, cells with more words come first,
-        then those that stand earlier in the question, then those spelled as it spells them, at most A_COLUMN; a cell within
-        the words of a longer one of its column is left out.
+        A cell is mentioned where the question holds its words in their order, regardless of case, punctuation and a plural's
+        s; in scripts without spaces each character is a word. Within a column, cells with more words come first, then those
+        mentioned earlier, then those in the question's own spelling, at most VALUES_PER_COLUMN; a cell within a longer one of
+        its column is left out.
         """
         spelled, asked = pieces(question), words(question)
         taken: dict[int, list[tuple[range, str]]] = defaultdict(list)
@@ -72,7 +72,7 @@ class Values:
                 for column, cell in sorted(self._found[key], key=lambda pair: (" ".join(pieces(pair[1])) != said, pair)):
                     others = taken[column]
                     inside = any(set(span) < set(other) for other, _ in others)
-                    if len(others) < A_COLUMN and not inside and cell not in (text for _, text in others):
+                    if len(others) < VALUES_PER_COLUMN and not inside and cell not in (text for _, text in others):
                         others.append((span, cell))
         return [dict(column=column, text=text) for column in sorted(taken) for _, text in taken[column]]
 
@@ -83,12 +83,12 @@ PIECE = re.compile(rf"{CHARACTER}|(?:(?!{CHARACTER})\w)+")
 
 
 def pieces(text: str) -> list[str]:
-    """The words of a text as it spells them; single characters where its script has no spaces."""
+    """The words of a text in its own spelling; single characters in scripts without spaces."""
     return WORD.findall(text) if text.isascii() else PIECE.findall(unicodedata.normalize("NFKC", text))
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text as they are compared: lower case, without a plural's s."""
+    """The words of a text for comparison: lower case, without a plural's s."""
     folded = map(str.casefold, pieces(text))
     return tuple(word[:-1] if len(word) > 3 and word[-1] == "s" != word[-2] else word for word in folded)
 
@@ -99,13 +99,13 @@ def _unspaced(key: tuple[str, ...]) -> int:
 
 
 def telling(word: str) -> bool:
-    """Whether a single word of a question may be a cell: no word that questions have anyway, no lone letter but a capital."""
+    """Whether a single word of a question may mention a cell: not a common word, nor a single letter unless a capital."""
     lone = len(word) == 1 and not word.isdigit() and not word.isupper() and not _unspaced((word,))
     return not lone and word.casefold() not in COMMON
 
 
 def all_cells(connection: sqlite3.Connection, schema: Schema) -> list[tuple[int, str]]:
-    """The cells of all columns of a schema, each with its column's index."""
+    """The cells of all columns of a schema, as (index of the column, cell)."""
     views = {name.lower() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'")}
     found = []
     for column, (table, name) in enumerate(schema.columns):
@@ -117,12 +117,12 @@ def all_cells(connection: sqlite3.Connection, schema: Schema) -> list[tuple[int,
 
 
 def cells(connection: sqlite3.Connection, table: str, column: str) -> list[str]:
-    """The different short texts of a column, sorted; none where there is no such column, or it cannot be read to its end."""
-    field = f"{quoted(table)}.{quoted(column)}"  # SQLite takes a lone quoted name that it does not know for a text
+    """The different short texts of a column, sorted; none if the column does not exist or cannot be read to its end."""
+    field = f"{quoted(table)}.{quoted(column)}"  # without its table, SQLite would read an unknown quoted name as a text
     condition = f"typeof({field}) = 'text' AND length({field}) <= ?"
     query = f"SELECT DISTINCT {field} COLLATE BINARY FROM {quoted(table)} WHERE {condition} ORDER BY 1 LIMIT ?"
     try:
-        return [cell for (cell,) in connection.execute(query, (LONGEST, CELLS))]
+        return [cell for (cell,) in connection.execute(query, (MAX_CHARACTERS, CELLS))]
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_INTERRUPT):
             return []

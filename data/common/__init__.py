@@ -1,1 +1,1 @@
-"""What every room needs: errors that a user sees in one line, and files read and written whole. Imports nothing of `data`."""
+"""Shared by all of `data`: errors that a user sees in one line, and files. Imports nothing else of `data`."""

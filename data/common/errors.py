@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend: one line that names the thing and the remedy, exit code 2."""
+"""Errors that the user can cause and fix: one line with the fault and the remedy, exit code 2."""
 
 import errno
 import sys
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """A fault of the input or the options, worded for the person who can mend it (one line)."""
+    """Bad input or options; the message says in one line what is wrong and how to fix it."""
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a UserError, a full disk or a GPU without memory for a tensor ends in one line on stderr and exit code 2.
+    """Run `main`; end a UserError, a full disk or a GPU out of memory with one line on stderr and exit code 2.
 
-    What the encoding of standard output lacks is replaced there.
+    Characters that standard output cannot encode are replaced.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
@@ -27,7 +27,7 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             f"no space left on the disk{f' of {error.filename}' if error.filename else ''}: free some, and go on or try again"
         )
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, and this module does without torch
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, known by its name as this module must not import torch
             raise
         message = (
             "the GPU's memory is full: for training lower --batch_tokens, or use --gradient_checkpointing on, and go on with "
@@ -41,5 +41,5 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
 
 
 def printable(text: str) -> str:
-    """Text of a model, a file or a database without what would steer a terminal."""
+    """Replace unprintable characters, with which text of a model, a file or a database could control the terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,4 +1,4 @@
-"""Files of records, of one's own or a run's: read in the forms in which people have them, written so that nobody meets half."""
+"""Read files of records (JSON, JSON Lines, CSV, also gzipped), and write files atomically."""
 
 import csv
 import gzip
@@ -12,7 +12,7 @@ from data.common.errors import UserError
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, never meets half of it."""
+    """Write a file as UTF-8; neither a reader nor a crash ever sees a part of it."""
     aside = path.with_name(path.name + ".tmp")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -22,9 +22,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_object(path: Path, remedy: str) -> dict:
-    """A JSON object from a run folder, with None for NaN and infinities.
+    """Read a JSON object from a run folder; NaN and infinities become None.
 
-    Raises UserError, with `remedy`, where it is missing or malformed.
+    Raises UserError, with `remedy`, where the file is missing or malformed.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
@@ -38,7 +38,7 @@ def read_object(path: Path, remedy: str) -> dict:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: a rename is not there before."""
+    """Flush a folder's entries to disk; until then a crash can undo a rename."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -47,12 +47,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
-    """A text, unpacked where gzip packed it, without a byte-order mark; `errors`: as of `bytes.decode`.
+    """Read a UTF-8 text, gzipped or not, without its byte-order mark; `errors` as for `bytes.decode`.
 
-    Raises UserError, with `remedy`, where the file is missing, no regular file, or not what it seems.
+    Raises UserError where the file is missing, unreadable, not a regular file, or not valid UTF-8 or gzip.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe may wait for ever, a device may never end
+        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
             raise UserError(f"{path} cannot be read (it is no regular file): {remedy}")
         content = path.read_bytes()
         return (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode("utf-8-sig", errors)
@@ -67,16 +67,16 @@ def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
 
 
 def read_records(path: Path, remedy: str, errors: str = "strict") -> list[dict]:
-    """The records of a text, by its name: JSON (a list of objects), `.jsonl` (one a line) or `.csv` (fields named above).
+    """Read records; the extension says how: `.jsonl` (an object per line), `.csv`, `.tsv`, else JSON (a list of objects).
 
-    Fields are separated by commas, semicolons or tabs, and their names are lower case whatever the file's. JSON that turns out
-    to be one object a line is read so. Raises UserError as `read_text`, and where the text is malformed or of another shape.
+    CSV has a header, whose names are lower-cased, and commas, semicolons or tabs as separators. A `.json` that holds an object
+    per line is read too. Raises UserError as `read_text` does, and where the text is malformed or holds anything else.
     """
     text, ending = read_text(path, remedy, errors), ending_of(path)
     kind = {".csv": "CSV", ".tsv": "CSV", ".jsonl": "JSON Lines"}.get(ending, "JSON")
     try:
         records = _csv(text) if kind == "CSV" else _json(text, kind)
-    except (ValueError, RecursionError) as error:  # among them a number or a nesting without end
+    except (ValueError, RecursionError) as error:  # also for numbers that are too long, and nesting too deep
         raise UserError(f"{path} is not valid {kind} ({error}): {remedy}") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise UserError(f"{path} does not hold a list of JSON objects: {remedy}")
@@ -84,7 +84,7 @@ def read_records(path: Path, remedy: str, errors: str = "strict") -> list[dict]:
 
 
 def ending_of(path: Path) -> str:
-    """The ending of a file's name, lower case, without gzip's: `.csv` of `q.CSV.gz`."""
+    """A file's extension in lower case, ignoring `.gz`: `.csv` for `q.CSV.gz`."""
     return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
@@ -96,7 +96,7 @@ def _json(text: str, kind: str) -> list:
             if error.msg != "Extra data":
                 raise
     records = []
-    for number, line in enumerate(text.split("\n"), 1):  # a text may hold what else counts as the end of a line
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 within a text
         try:
             records += [json.loads(line)] if line.strip() else []
         except ValueError as error:

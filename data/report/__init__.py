@@ -1,1 +1,1 @@
-"""A run for people to look at: curves, tables, the page of its predictions."""
+"""Reports on runs: curves, tables, and a page of predictions."""

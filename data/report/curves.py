@@ -1,6 +1,6 @@
 """Pictures and tables of runs.
 
-python3 -m data.report RUN [RUN ...] [--out comparison.png]     compares runs in one picture and one table
+python3 -m data.report RUN [RUN ...] [--out comparison.png]     compares runs in a picture and a table
 """
 
 import argparse
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by most who see few
+# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which most colour-blind people can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#767676"
-# options of a call, not of what a run is
+# options that do not change what a run computes
 OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to", "relative_to")
 TABLE_HEAD = (
     "| script | model | trainable of all | method | hardware | batch | examples/s | time, training | time, evaluation | "
@@ -32,9 +32,9 @@ TABLE_HEAD = (
 
 
 def read_log(folder: Path) -> tuple[list[dict], list[dict]]:
-    """The updates and the evaluations of a run's `log.jsonl`, by update; of two records of one update the later counts.
+    """-> (updates, evaluations) of a run's `log.jsonl`, sorted by update; of two records for an update the later counts.
 
-    Raises UserError where there is no log. A last line that is cut off, and a loss that is no number, are left out.
+    Malformed lines, and records with a figure that is not finite, are left out. Raises UserError where there is no log.
     """
     try:
         lines = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -59,7 +59,7 @@ def smoothed(values: Sequence[float], span: int) -> list[float]:
 
 
 def curves(folder: Path) -> None:
-    """Draw `curves.png`: loss, learning rate, accuracies and real tokens a second over the updates of a run.
+    """Draw `curves.png`: loss, learning rate, accuracies and tokens per second (no padding) over the updates of a run.
 
     Raises UserError where the folder holds no run.
     """
@@ -103,12 +103,12 @@ def curves(folder: Path) -> None:
 
 
 def options_of(started: dict) -> dict:
-    """The options in `args.json`; none where it holds something else."""
+    """The options in `args.json`; none where it is malformed."""
     return options if isinstance(options := started.get("args"), dict) else {}
 
 
 def panels(count: int) -> tuple["Figure", list["Axes"]]:
-    """A figure of two columns whose panels share the updates."""
+    """A figure with two columns of panels that share the axis of updates."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -128,7 +128,7 @@ def dress(axes: Sequence["Axes"], titles: Sequence[str], below: str = "update") 
         axis.set_axisbelow(True)
         axis.tick_params(labelsize=9, colors="#444444")
         axis.margins(x=0.02)
-        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))  # there is no update 2.5
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))  # updates are whole numbers
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.set_ylim(bottom=0)
         if not axis.has_data():
@@ -138,20 +138,20 @@ def dress(axes: Sequence["Axes"], titles: Sequence[str], below: str = "update") 
 
 
 def trace(axis: "Axes", x: Sequence[int], values: Sequence[float], span: int, colour: str) -> None:
-    """Each value, faint, and their running mean."""
+    """Draw the values, faint, and their running mean."""
     axis.plot(x, values, color=colour, alpha=0.25, linewidth=0.8)
     axis.plot(x, smoothed(values, span), color=colour, linewidth=1.8, marker="o" if len(x) == 1 else None)
 
 
 def accuracy(axis: "Axes", x: Sequence[int], records: Sequence[dict], name: str, colour: str, label: str | None = None) -> None:
-    """Shares with their intervals, where the log has them."""
+    """Draw shares, with their intervals where the log has them."""
     axis.plot(x, [record[name] for record in records], color=colour, linewidth=1.8, marker="o", markersize=4, label=label)
     ends = [[record.get(f"{name}{end}", record[name]) for record in records] for end in ("_low", "_high")]
     axis.fill_between(x, *ends, color=colour, alpha=0.12, linewidth=0)
 
 
 def note(axis: "Axes", x: float, y: float, text: str, colour: str) -> None:
-    """A value, written beside its point, with a white edge where it crosses a line."""
+    """Write a value beside its point, with a white outline so that it can be read on top of lines."""
     from matplotlib.patheffects import withStroke
 
     left, right = axis.get_xlim()
@@ -163,12 +163,12 @@ def note(axis: "Axes", x: float, y: float, text: str, colour: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Text in which a dollar sign is no mathematics to matplotlib."""
+    """Escape dollar signs, which matplotlib would read as mathematics."""
     return text.replace("$", r"\$")
 
 
 def write_picture(figure: "Figure", path: Path) -> None:
-    """Write a PNG so that nobody meets half of it."""
+    """Write a PNG atomically."""
     aside = path.with_name(path.name + ".tmp")
     figure.savefig(aside, format="png")
     os.replace(aside, path)
@@ -181,7 +181,7 @@ def table_row(result: dict, started: dict, relative: dict | None = None) -> str:
     """The row of a run in a Markdown table of results, under TABLE_HEAD.
 
     `result` and `started` are the contents of `result.json` and `args.json`, `relative` the `result.json` of the run whose
-    seconds an example are 1. What a run does not have is "-".
+    time per example counts as 1. Missing values are "-".
     """
     hardware = f"{result['gpus']} x {result['gpu_name']}" if result.get("gpus") else result.get("gpu_name")
     git = started.get("git") or {}
@@ -206,7 +206,7 @@ def table_row(result: dict, started: dict, relative: dict | None = None) -> str:
 
 
 def times(result: dict, relative: dict | None, speed: str) -> str | None:
-    """How many times the other run's seconds an example takes."""
+    """The time per example, as a multiple of the other run's."""
     mine, other = result.get(speed), (relative or {}).get(speed)
     return f"{other / mine:.2g}" if mine and other else None
 
@@ -223,7 +223,7 @@ def markdown(cells: Sequence[object]) -> str:
 def difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
     """The difference of two proportions on the same examples, second - first, and the ends of its 95 % interval.
 
-    From the examples on which the two differ, with Agresti and Min's half added to each of the four cells (2005,
+    The interval is Agresti and Min's, which adds 0.5 to each cell of the 2 x 2 table (2005,
     https://doi.org/10.1002/sim.1781).
     """
     gained = sum(b and not a for a, b in zip(first, second)) + 0.5
@@ -235,7 +235,7 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, fl
 
 
 def verdicts(folder: Path) -> dict[tuple, bool] | None:
-    """Whether each dev example of a run, by its index, database and gold, is right in execution; None: no predictions yet."""
+    """(index, database, gold) of each example of a run -> whether it is right in execution; None before any predictions."""
     try:
         rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
         return {(row["index"], row.get("db_id"), row.get("gold")): bool(row["execution_match"]) for row in rows}
@@ -246,7 +246,7 @@ def verdicts(folder: Path) -> dict[tuple, bool] | None:
 
 
 def compare(folders: Sequence[Path], out: Path) -> str:
-    """Draw the runs' losses and accuracies over the examples seen into `out`, and return their table (Markdown).
+    """Draw the runs' losses and accuracies over the examples seen in `out`, and return a Markdown table of the runs.
 
     Raises UserError for a folder that holds no run.
     """
@@ -282,7 +282,7 @@ def compare(folders: Sequence[Path], out: Path) -> str:
 
 
 def so_far(started: dict, updates: Sequence[dict]) -> dict:
-    """What the log says of a run without a result, under the names of `result.json`."""
+    """The figures that the log gives for an unfinished run, with the names of `result.json`."""
     seconds = sum(record["seconds"] for record in updates)
     memory = [record["memory_gib"] for record in updates if isinstance(record.get("memory_gib"), int | float)]
     return dict(
@@ -294,7 +294,7 @@ def so_far(started: dict, updates: Sequence[dict]) -> dict:
 
 
 def examples_per_update(started: dict) -> int:
-    """Examples that one update of a run holds over all its processes."""
+    """Examples per update of a run, over all its processes."""
     options = options_of(started)
     if "grad_accum" not in options:
         return options.get("update_examples", 1)
@@ -307,7 +307,7 @@ def gpu_names(started: dict) -> str:
 
 
 def batch(started: dict) -> str:
-    """Examples an update; of earlier runs, examples a forward pass x forward passes an update x processes."""
+    """Examples per update; for runs with `grad_accum`: examples per forward pass x passes per update x processes."""
     options = options_of(started)
     if "grad_accum" not in options:
         return str(options.get("update_examples", "-"))
@@ -315,7 +315,7 @@ def batch(started: dict) -> str:
 
 
 def differing(started: Sequence[dict]) -> list[str]:
-    """A line for each option in which the runs differ, and one for data that differ."""
+    """A line for each option in which the runs differ, and one if their data differ."""
     options = [options_of(record) for record in started]
     names = sorted({name for each in options for name in each} - set(OF_THE_CALL))
     different = [name for name in names if len({json.dumps(each.get(name)) for each in options}) > 1]
@@ -332,7 +332,7 @@ def picture(folders: Sequence[Path], started: Sequence[dict], logs: Sequence[tup
 
     figure, axes = panels(2)
     for number, (folder, record, (updates, evaluations)) in enumerate(zip(folders, started, logs)):
-        # runs of different batches meet over the examples that they have seen
+        # over examples seen, runs with different batch sizes can be compared
         colour, size = COLOURS[number % len(COLOURS)], examples_per_update(record)
         if updates:
             x = [(entry["update"] + 1) * size for entry in updates]
@@ -344,7 +344,7 @@ def picture(folders: Sequence[Path], started: Sequence[dict], logs: Sequence[tup
     dress(axes, ("loss per answer token", "execution accuracy, with 95 % intervals"), "examples seen")
     axes[1].set_ylim(0, 1)
     axes[1].yaxis.set_major_formatter("{x:.0%}")
-    # lines of their own: matplotlib leaves labels that begin with "_" out of a legend, so texts are set afterwards
+    # matplotlib leaves labels that begin with "_" out of a legend, so make entries and set their texts afterwards
     swatches = [Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=1.8) for i in range(len(folders))]
     key = figure.legend(swatches, ["run"] * len(folders), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     for text, folder in zip(key.get_texts(), folders):

@@ -1,10 +1,10 @@
-"""The page of a run's predictions, `report.html`: one file that needs no network.
+"""The page of a run's predictions, `report.html`: a single file that works offline.
 
-    python3 -m data.page RUN [--data DIR]     makes it anew from a run's files
+    python3 -m data.page RUN [--data DIR]     makes it again from a run's files
 
-It holds the figures by hardness and by error class, and every dev example with its question, schema, gold and predicted SQL,
-their difference and both results. What comes from data or model is text to the page, never markup: it is read from one JSON
-element, and nothing but the page's own script may run there.
+It shows the figures by hardness and by error class, and every dev example with its question, schema, gold and predicted SQL,
+their difference and both results. Text of data or model is never markup: the page reads it from one JSON element, and only
+the page's own script may run.
 """
 
 import argparse
@@ -26,19 +26,19 @@ from data.common.files import read_object, write_atomically
 from data.sqlite.execute import TIMED_OUT, TOO_LARGE, Executor, Result, explained
 
 TEMPLATE = Path(__file__).with_name("page.html")
-PAIRS = 20_000  # of equal tokens in two statements, up to which their difference is looked for
-ROWS = 10  # of each result, that are shown
+PAIRS = 20_000  # of equal tokens in two statements, up to which their full difference is computed
+ROWS = 10  # shown of each result
 COLUMNS = 20
-WIDTH = 80  # characters of a value
+WIDTH = 80  # characters shown of a value
 TOKEN = re.compile(r"""'[^']*'?|"[^"]*"?|`[^`]*`?|\w+|[<>!=]=|<>|\s+|.""", re.DOTALL)
 
 
 def write(folder: Path, benchmark: Benchmark, rows: Sequence[dict], result: dict) -> None:
     """Write `report.html` of a run.
 
-    `rows` are those of `predictions.jsonl`, as `Scorer.score` gives them, all of the split dev; `result` holds
-    `result.json`, with the rules if they are not those of a run. Gold and predicted SQL are run once more as they were
-    scored, under the scorer's limits of time.
+    `rows` are those of `predictions.jsonl`, as `Scorer.score` returns them, all of the evaluated split; `result` is that of
+    `result.json`, with the scoring rules if these are not a run's. Gold and predicted SQL are run again as for scoring, with
+    the default time limit.
     """
     distinct = "kept" if result.get("distinct") == "kept" else "dropped"
     results, places = shown_results(benchmark, rows, distinct == "kept")
@@ -55,7 +55,7 @@ def write(folder: Path, benchmark: Benchmark, rows: Sequence[dict], result: dict
 
 
 def started(folder: Path) -> str:
-    """The day on which a run was started, "" where its folder does not say."""
+    """The date on which a run was started; "" if its folder does not say."""
     try:
         return str(read_object(folder / "args.json", "").get("started", ""))[:10]
     except UserError:
@@ -63,10 +63,10 @@ def started(folder: Path) -> str:
 
 
 def filled(template: str, content: dict) -> str:
-    """The template with its data, and with the hash that alone lets its script run (Content Security Policy, level 2)."""
+    """Fill the template with the data and the hash that permits its script (Content Security Policy, level 2), and no other."""
     finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # a browser's JSON has no NaN
     text = json.dumps(finite, ensure_ascii=False, separators=(",", ":"))
-    # no text can end the element that holds it; half a surrogate pair, which a model may write, is no UTF-8
+    # escape what could end the element that holds it; replace lone surrogates, which a model may write and UTF-8 lacks
     text = text.encode(errors="replace").decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -76,7 +76,7 @@ def filled(template: str, content: dict) -> str:
 
 
 def example(row: dict, places: tuple[int, int]) -> dict:
-    """One example as the page reads it: pieces of SQL alternate between what both have and what one has alone."""
+    """One example in the page's format; pieces of SQL alternate between common and differing ones."""
     gold, predicted = marked(one_line(row["gold"]), one_line(row["predicted"]))
     return {
         "index": row["index"],
@@ -96,7 +96,7 @@ def example(row: dict, places: tuple[int, int]) -> dict:
 
 
 def candidate(each: dict) -> dict:
-    """One of several answers as the page reads it."""
+    """One of several answers in the page's format."""
     score = each.get("score")
     return {
         "sql": one_line(str(each.get("sql", ""))),
@@ -106,9 +106,9 @@ def candidate(each: dict) -> dict:
 
 
 def marked(gold: str, predicted: str) -> tuple[list[str], list[str]]:
-    """Both texts in pieces: the first, third, ... stand in both, the others in one alone. Case counts within quotes only.
+    """Both texts in pieces: the first, third, ... are common, the others differ. Case counts only within quotes.
 
-    Of texts that repeat themselves too often to be compared only what they begin and end with alike is found.
+    For texts with too many repetitions (PAIRS), only a common beginning and end are found.
     """
     sides = [TOKEN.findall(text) for text in (gold, predicted)]
     first, second = (
@@ -136,7 +136,7 @@ def marked(gold: str, predicted: str) -> tuple[list[str], list[str]]:
 
 
 def described(schema: Schema) -> list[dict]:
-    """A schema's tables, each with its columns and what is a key of what."""
+    """A schema's tables, each with its columns and their keys."""
     refers = {
         child: f"{schema.tables[schema.columns[parent][0]]}.{schema.columns[parent][1]}"
         for child, parent in schema.foreign_keys
@@ -155,7 +155,7 @@ def described(schema: Schema) -> list[dict]:
 
 
 def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: bool) -> tuple[list[dict], list[tuple[int, int]]]:
-    """What the statements return, each once, and for each row the places of its gold's and its prediction's result."""
+    """Results of all different statements, and for each row the indices of its gold's and its prediction's; -1: not run."""
     found: dict[tuple[Path, str], int] = {}
     results: list[dict] = []
     places = []
@@ -164,23 +164,23 @@ def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: boo
         pair = []
         for sql, failed in ((row["gold"], False), (row["predicted"], row["error"] in (TIMED_OUT, TOO_LARGE))):
             job = (database, executable(sql, keep_distinct))
-            if failed or not sql.strip():  # it is known how it ends
+            if failed or not sql.strip():  # its outcome is known
                 pair.append(-1)
                 continue
             if job not in found:
                 found[job] = len(found)
             pair.append(found[job])
         places.append(tuple(pair))
-    # smaller results than the scorer compares: ten rows of each are shown
+    # lower limits than the scorer's, as few rows are shown
     with Executor(max_rows=200_000, max_result_bytes=32 << 20) as executor:
-        jobs, some = list(found), 4 * executor.size  # at a time, as whole results take memory
+        jobs, some = list(found), 4 * executor.size  # few at a time, as all their rows are in memory
         for start in range(0, len(jobs), some):
             results += map(shown, executor.run(jobs[start : start + some]))
     return results, places
 
 
 def shown(result: Result) -> dict:
-    """The first rows of a result as text, and how many there are; or its error."""
+    """The first rows of a result as text, and the number of rows; or its error."""
     if result.rows is None:
         return {"error": explained(result.error, result.message)}
     rows = [[cut(value) for value in row[:COLUMNS]] for row in result.rows[:ROWS]]

@@ -1,1 +1,1 @@
-"""A run and its folder: options, checkpoints, signals, questions from the command line."""
+"""A run: its folder, options, checkpoints and signals, and questions from the command line."""

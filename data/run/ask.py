@@ -1,6 +1,6 @@
-"""Questions about any SQLite file: the SQL that a model writes, and the rows that it returns.
+"""Ask a model questions about any SQLite file, and run the SQL that it writes.
 
-One question is answered on the terminal, as are those that are typed there; those of a file are answered into another.
+A single question, and questions typed on the terminal, are answered there; those of a file are answered in another file.
 """
 
 import csv
@@ -24,32 +24,32 @@ from data.run.checkpoints import checkpoint_of
 from data.run.signals import Stop
 from data.sqlite.execute import TOO_LONG, Executor, explained
 
-ROWS = 20  # of a result, that are printed or written
-WIDTH = 40  # characters of a value that is printed
-TOGETHER = 200  # questions of a file that are asked, and answered into the other, at once
+ROWS = 20  # of a result that are printed or written, at most
+WIDTH = 40  # characters of a printed value, at most
+CHUNK = 200  # questions of a file that are asked, and their answers written, at once
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".txt")  # of files of questions
 FIELDS = ("question", "db", "sql", "error", "row_count", "columns", "rows")  # of an answer in a file
-# proposes candidates (`candidates`) to each row, in the columns that `encode` takes; None once a signal asks to stop
+# (columns as for `encode`, schemas) -> for each row the candidates (`answers.candidates`); None once a signal asks to stop
 Answer = Callable[[dict, dict[str, Schema]], list[list[dict]] | None]
 
 
-def bare_ask(argv: list[str]) -> list[str]:
-    """The arguments without an `--ask` that no question follows: it then reads them from the terminal."""
+def drop_bare_ask(argv: list[str]) -> list[str]:
+    """Remove an `--ask` without a question from the arguments: questions are then read from the terminal."""
     following = [*argv[1:], "--"]
     return [word for word, after in zip(argv, following) if word != "--ask" or not after.startswith("--")]
 
 
 def names_file(asked: str | None) -> bool:
-    """Whether what --ask was given is the name of a file of questions, and no question itself."""
+    """Whether the value of --ask is the name of a file of questions, not a question itself."""
     ending = ending_of(Path(asked or ""))
     return ending in ENDINGS and (os.path.exists(asked) or not any(map(str.isspace, asked)))
 
 
 def conversation(options: Mapping, base: Mapping) -> "Conversation | QuestionFile":
-    """What a script's options ask; `base` says how what is trained was asked.
+    """What the options --ask and --db of a script ask; `base` is that of `checkpoints.base_of`.
 
-    Raises UserError, before a model is loaded, for a database or a file of questions that cannot be read, and where nothing is
-    trained.
+    Raises UserError, before a model is loaded, for a database or a file of questions that cannot be read, and for an untrained
+    model.
     """
     if names_file(options["ask"]):
         talk = QuestionFile(Path(options["ask"]), options, base)
@@ -62,7 +62,7 @@ def conversation(options: Mapping, base: Mapping) -> "Conversation | QuestionFil
 
 
 class Database:
-    """A SQLite file that is asked, with the cells that questions mention and full names where the model was trained so."""
+    """A SQLite file for questions; `base` says whether the model was trained with mentioned cells and full names."""
 
     def __init__(self, path: Path, schema: Schema, base: Mapping):
         self.path = path
@@ -74,20 +74,20 @@ class Database:
 
 
 class Conversation:
-    """A question to a database, or, where it is None, each line that is typed until end of input, answered on the terminal."""
+    """One question about a database, or, where it is None, those typed until end of input; answers go to the terminal."""
 
     def __init__(self, question: str | None, database: Database, seconds: float):
         self.question, self.database, self.seconds = question, database, seconds
 
     def go(self, answer: Answer, stop: Stop) -> None:
-        """Print the SQL that is answered, and its result, run read-only under the scorer's limits.
+        """Print each answer's SQL and its result, run read-only under the scorer's limits.
 
-        Raises UserError for a question that is too long; of one that is typed this is said, and the next is read.
+        Raises UserError for a question that is too long; for a typed one this is printed instead, and the next is read.
         """
         path, schema = self.database.path, self.database.schema
         with Executor(workers=1, seconds=self.seconds) as executor:
             for question in [self.question] if self.question is not None else typed(schema):
-                question = whole(question)
+                question = well_formed(question)
                 asked = dict(question=[question], db_id=[""], values=[self.database.mentioned(question)], sql=[""])
                 try:
                     (proposed,) = answer(asked, {"": schema})
@@ -108,12 +108,12 @@ class Conversation:
 
 
 class QuestionFile:
-    """A file of questions, and the file of their answers, which is written as they come and holds what need not be asked again.
+    """A file of questions, and a file of their answers, which grows with them; questions answered there are not asked again.
 
-    A question is a line (`.txt`), or the `question` of a record, whose `db` or `db_id` names its database, where it is not that
-    of --db: a SQLite file, seen from here or from the file of questions, or a database of --data. Its answer is a record with
+    A question is a line (`.txt`), or the `question` of a record, whose `db` or `db_id`, else --db, names its database: a SQLite
+    file, relative to the working directory or to the file of questions, or a database of --data. Its answer is a record of
     FIELDS: what was asked, the SQL, why it did not run (or None), how many rows it returned, their columns, and the first ROWS.
-    In a `.csv` the last two are JSON. Raises UserError where something of this is not to be had.
+    In a `.csv` the last two are JSON. Raises UserError where a file, a question or a database is missing or malformed.
     """
 
     def __init__(self, path: Path, options: Mapping, base: Mapping):
@@ -127,13 +127,13 @@ class QuestionFile:
         self.asked = self._read()
         self.text, held = self._held()
         self.waiting = []
-        for key in self.asked:  # a question that stands there twice is answered twice
+        for key in self.asked:  # a question that occurs twice is answered twice
             held[key] -= 1
             self.waiting += [key] if held[key] < 0 else []
         self._write([])
 
     def _read(self) -> list[tuple[str, str]]:
-        """(database, question) of each record."""
+        """Read the file of questions -> (database, question) of each record."""
         remedy = f"give a {', '.join(ENDINGS[:-1])} with a question each, or a .txt of lines"
         if ending_of(self.path) == ".txt":
             lines = read_text(self.path, remedy, "replace").split("\n")
@@ -149,7 +149,7 @@ class QuestionFile:
                 raise UserError(f"{self.path}: record {number:,} names no database: add a column db, or name one with --db")
             if name not in self.databases:
                 self.databases[name] = self._database(name, number)
-            asked.append((name, whole(question)))
+            asked.append((name, well_formed(question)))
         if not asked:
             raise UserError(f"{self.path} holds no questions: {remedy}")
         return asked
@@ -167,7 +167,7 @@ class QuestionFile:
         raise UserError(f"{self.path}: record {number:,}: {name} is neither a SQLite file nor a database in {data}: name one")
 
     def _held(self) -> tuple[str, Counter]:
-        """What the file of answers holds already, and how often each question is among it."""
+        """The text of the file of answers so far, and how often it answers each question."""
         if not self.output.exists() or not self.output.stat().st_size:
             return ",".join(FIELDS) + "\n" if self.csv else "", Counter()
         remedy = "name another file with --answers"
@@ -192,15 +192,15 @@ class QuestionFile:
             raise UserError(f"{self.output} cannot be written ({error.strerror}): name another with --answers") from None
 
     def go(self, answer: Answer, stop: Stop) -> None:
-        """Ask what the file of answers lacks. A signal ends the process once what was answered stands in the file."""
+        """Ask the questions that are not answered yet. A signal ends the process; answers written so far stay."""
         total, done, where = len(self.asked), len(self.asked) - len(self.waiting), printable(str(self.output))
         print(f"{total:,} questions about {len(self.databases):,} databases, {done:,} of them answered before", flush=True)
         stop.listen()
         with Executor(seconds=self.options["seconds"]) as executor:
-            for start in range(0, len(self.waiting), TOGETHER):
-                some = self.waiting[start : start + TOGETHER]
+            for start in range(0, len(self.waiting), CHUNK):
+                some = self.waiting[start : start + CHUNK]
                 records = self._answered(some, answer, executor)
-                if stop.requested or records is None:  # a signal from a terminal stops what runs statements, too
+                if stop.requested or records is None:  # drop these: a terminal's signal may also have ended SQL workers
                     print(f"stopped: {done:,} of {total:,} are answered in {where}; the same command goes on", flush=True)
                     sys.exit(128 + stop.number)
                 self._write(records)
@@ -226,7 +226,7 @@ class QuestionFile:
         places = choose(executor, list(zip(paths, proposed)))
         chosen = [own[place] for own, place in zip(proposed, places)]
         records = []
-        for start in range(0, len(some), executor.size):  # few at once: of a long result only the first rows stay
+        for start in range(0, len(some), executor.size):  # few at once: all rows of their results are in memory
             part = slice(start, start + executor.size)
             results = executor.run([(path, each["sql"]) for path, each in zip(paths[part], chosen[part])])
             for (name, question), each, result in zip(some[part], chosen[part], results):
@@ -240,19 +240,19 @@ class QuestionFile:
 
 
 def as_json(value: object) -> object:
-    """A value of a database in JSON: bytes as hexadecimal digits, infinity as text."""
+    """A database value as JSON has it: bytes as hexadecimal digits, infinity as text."""
     if isinstance(value, bytes):
         return value.hex()
     return value if not isinstance(value, float) or abs(value) != float("inf") else str(value)
 
 
-def whole(question: str) -> str:
-    """A question as a tokenizer takes it: bytes that are no UTF-8, and halves of characters, are replaced."""
+def well_formed(question: str) -> str:
+    """Replace lone surrogates, as from arguments that are not UTF-8: no tokenizer takes them. Strip white space."""
     return question.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
 
 
 def typed(schema: Schema) -> Iterator[str]:
-    """The lines of standard input, with a prompt where it is a terminal."""
+    """The non-empty lines of standard input, with a prompt if it is a terminal."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     terminal = sys.stdin.isatty()
@@ -271,7 +271,7 @@ def typed(schema: Schema) -> Iterator[str]:
 
 
 def table(columns: list[str], rows: list[tuple]) -> str:
-    """The first rows of a result in columns, and how many there are."""
+    """The first rows of a result as aligned columns, and the number of rows."""
     shown = [[cell(value) for value in row] for row in [columns, *rows[:ROWS]]]
     widths = [max(map(len, column)) for column in zip(*shown)]
     lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in shown]

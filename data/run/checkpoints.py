@@ -1,4 +1,4 @@
-"""Checkpoints that survive what happens: written aside, sealed with the size of every file, and renamed into place."""
+"""Checkpoints that survive crashes: written aside, sealed with the size of every file, and renamed into place."""
 
 import errno
 import json
@@ -13,15 +13,15 @@ from data.common.errors import UserError
 from data.common.files import read_object, sync_folder, write_atomically
 
 SEAL = "checkpoint.json"
-LATER = ("values", "full_names", "share_schema")  # of the prompt; older checkpoints, and scripts without them, have none
-SPELLED = ("plain_sql",)  # how answers are spelled, which prompts do not show
-KEPT = ("model", "tiny", "random_weights", "seed", *LATER, *SPELLED)  # the options that say what is trained
-# how torch and safetensors word a disk that is full
+LATER = ("values", "full_names", "share_schema")  # of the prompt; older checkpoints, and scripts without them, lack these
+SPELLED = ("plain_sql",)  # of answers' spelling; it does not change prompts
+KEPT = ("model", "tiny", "random_weights", "seed", *LATER, *SPELLED)  # the options that define what is trained
+# messages of torch and safetensors about a full disk
 NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
 
 
 def seal(folder: Path, record: dict) -> None:
-    """Bring all files of `folder` to the disk, and write `checkpoint.json`: the record, and their sizes in bytes."""
+    """Flush all files of `folder` to disk, then write `checkpoint.json`: the record, and the files' sizes in bytes."""
     sizes = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL):
         with path.open("rb") as file:
@@ -31,7 +31,7 @@ def seal(folder: Path, record: dict) -> None:
 
 
 def unseal(folder: Path, script: str, remedy: str) -> dict:
-    """The record of a whole checkpoint of `script`. Raises UserError, naming the file, where something is amiss."""
+    """Check a checkpoint of `script` -> its record. Raises UserError, naming the file, if it is incomplete or another's."""
     record = read_object(folder / SEAL, remedy)
     if record.get("script") != script:
         raise UserError(f"{folder} was saved by {record.get('script')}.py: name a checkpoint of {script}.py")
@@ -49,7 +49,7 @@ def unseal(folder: Path, script: str, remedy: str) -> dict:
 
 @contextmanager
 def room_for(aside: Path) -> Iterator[None]:
-    """Turn a disk that is full while `aside` is written into a UserError, and free what was written."""
+    """If the disk fills up while `aside` is written, remove `aside` and raise UserError."""
     try:
         yield
     except Exception as error:
@@ -62,7 +62,7 @@ def room_for(aside: Path) -> Iterator[None]:
 
 
 def no_space(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that the disk is full."""
+    """Whether an error, or one in its chain of causes, says that the disk is full."""
     while error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or NO_SPACE.search(str(error)):
             return True
@@ -71,8 +71,8 @@ def no_space(error: BaseException | None) -> bool:
 
 
 def replace_folder(aside: Path, final: Path) -> None:
-    """Put the folder `aside` in the place of `final`; after a crash at any moment `recover` finds one of them whole."""
-    recover(final)  # an earlier one that was cut off: its .old may be all there is
+    """Replace the folder `final` by `aside`; after a crash at any moment `recover` restores the old or the new one."""
+    recover(final)  # if an earlier replacement was cut off, its .old may be all there is
     earlier = final.with_name(final.name + ".old")
     shutil.rmtree(earlier, ignore_errors=True)
     if final.exists():
@@ -96,10 +96,10 @@ def checkpoint_of(model: str) -> Path | None:
 
 
 def base_of(options: dict, script: str) -> dict:
-    """What is trained: --model and its size, or what the checkpoint that --model names was trained from.
+    """The options KEPT: from `options`, or those with which the checkpoint that --model names was trained.
 
-    Raises UserError for another script's checkpoint, for one that is not whole, and where --tiny or --random_weights
-    differ from the checkpoint's.
+    Raises UserError for another script's checkpoint, for an incomplete one, and where --tiny or --random_weights differ from
+    the checkpoint's.
     """
     checkpoint = checkpoint_of(options["model"])
     if checkpoint is None:
@@ -116,6 +116,6 @@ def base_of(options: dict, script: str) -> dict:
 
 
 def record_of(folder: Path) -> dict:
-    """What was sealed in a checkpoint that a run goes on from. Raises UserError where there is none."""
+    """The record sealed in a checkpoint from which a run resumes. Raises UserError where there is none."""
     recover(folder)
     return read_object(folder / SEAL, "there is nothing to resume: start without --resume")

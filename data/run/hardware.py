@@ -1,9 +1,9 @@
-"""What a GPU can do at most, to say how much of it a run uses."""
+"""GPUs' peak throughput, and the share of it that a run uses."""
 
 import re
 from collections.abc import Sequence
 
-# dense bf16 FLOP/s with float32 accumulation, from NVIDIA's data sheets; longer names first, as some begin alike
+# dense bf16 FLOP/s with float32 accumulation, from NVIDIA's data sheets; longer names before their prefixes
 PEAK_FLOPS = {
     "RTX A6000": 154.8e12,
     "A100": 312e12,
@@ -19,13 +19,13 @@ PEAK_FLOPS = {
 
 def peak_flops(gpu: str) -> float | None:
     """Dense bf16 FLOP/s of a GPU by the name that CUDA gives it; None where it is not in the table."""
-    if re.search(r"\b(Laptop|MIG|4090 D)\b", gpu):  # smaller than their names
+    if re.search(r"\b(Laptop|MIG|4090 D)\b", gpu):  # slower than their names suggest
         return None
     names = (name for name in PEAK_FLOPS if re.search(rf"\b{re.escape(name)}\b", gpu))
     return next((PEAK_FLOPS[name] for name in names), None)
 
 
 def utilisation(flops: float, seconds: float, gpus: Sequence[str]) -> float | None:
-    """The share of the GPUs' peak that `flops` operations in `seconds` took; None where a GPU's peak is unknown."""
+    """`flops` operations in `seconds` as a share of the GPUs' peak; None where a GPU's peak is unknown."""
     peaks = [peak_flops(gpu) for gpu in gpus]
     return flops / seconds / sum(peaks) if seconds and peaks and all(peaks) else None

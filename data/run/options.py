@@ -1,4 +1,4 @@
-"""The options of a run: what they may be, and what follows from them."""
+"""The options of a run: permitted values, defaults, and what follows from other options."""
 
 import importlib.util
 import os
@@ -12,10 +12,10 @@ from data.common.errors import UserError
 from data.common.files import read_object
 from data.run.ask import names_file
 from data.run.checkpoints import checkpoint_of
-from data.sqlite.execute import LONGEST
+from data.sqlite.execute import MAX_SECONDS
 
 Options = TypeVar("Options")
-# what options may be
+# minimum values
 LEAST = dict.fromkeys(("epochs", "update_examples", "eval_batch_size", "max_output_tokens", "num_beams"), 1)
 LEAST |= dict.fromkeys(("processes", "batch_size", "batch_tokens", "max_updates", "eval_every", "eval_examples", "overfit"), 0)
 LEAST |= dict(save_every=-1, seed=0, lora_rank=1, lora_alpha=1, max_input_tokens=64)
@@ -30,7 +30,7 @@ GONE = dict(
 
 
 def defaults(words: Sequence[str], tiny: dict, published: dict) -> dict:
-    """The defaults that --tiny and --published in a command line change. Raises UserError for options of earlier versions."""
+    """The defaults that --tiny and --published in a command line change. Raises UserError for removed options."""
     for word in words:
         name = word.split("=")[0].removeprefix("--").replace("-", "_")
         if word.startswith("--") and name in GONE:
@@ -38,10 +38,10 @@ def defaults(words: Sequence[str], tiny: dict, published: dict) -> dict:
     return (tiny if "--tiny" in words else {}) | (published if "--published" in words else {})
 
 
-def settled(args: Options, default: type[Options], published: dict) -> Options:
-    """A script's options (a dataclass) with what follows from others. Raises UserError for one that is out of range.
+def resolve_options(args: Options, default: type[Options], published: dict) -> Options:
+    """Check a script's options (a dataclass) and set those that follow from others. Raises UserError if one is out of range.
 
-    With --published it says what `published` changes of the defaults, and what of it the command line changes again.
+    With --published this prints which defaults `published` changes, and which of these the command line changes again.
     """
     check_options(asdict(args))
     if args.published and int(os.environ.get("RANK", 0)) == 0:
@@ -57,20 +57,20 @@ def settled(args: Options, default: type[Options], published: dict) -> Options:
     if args.overfit:
         args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
     if (args.eval_only or args.overfit) and args.out == default.out:
-        args.out += "-eval" if args.eval_only else "-overfit"  # the training run keeps its place
+        args.out += "-eval" if args.eval_only else "-overfit"  # leave the training run's folder alone
     return args
 
 
 def check_options(options: dict) -> None:
-    """Raise UserError for an option that is out of range. Names are the scripts' own; those they lack are passed over."""
+    """Raise UserError for options that are out of range, or not possible together or here; scripts may lack some."""
     for name in set(LEAST) & set(options):
         if options[name] < LEAST[name]:
             raise UserError(f"--{name} {options[name]} is out of range: give {LEAST[name]} or more")
     for name in set(BELOW_ONE) & set(options):
         if not 0 <= options[name] < 1:
             raise UserError(f"--{name} {options[name]} is out of range: give 0 or more and less than 1")
-    if not 0 < options.get("seconds", 1) <= LONGEST:
-        raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most {LONGEST:g}")
+    if not 0 < options.get("seconds", 1) <= MAX_SECONDS:
+        raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most {MAX_SECONDS:g}")
     if options.get("split", "dev") != "dev" and not options.get("eval_only"):
         raise UserError(f"--split {options['split']} is to score a model that is finished: give --eval_only, too")
     if options["tiny"] and options["random_weights"]:

@@ -1,10 +1,10 @@
-"""The run folder: what a run was given, what it did, and what it predicted. Every file is written aside and renamed.
+"""The run folder: a run's options, log, checkpoints, predictions and figures. All but the log are replaced atomically.
 
 args.json          options, command line, git commit, package versions, GPUs, data
-log.jsonl          one object a record: updates, evaluations
+log.jsonl          an object per line: updates, evaluations, warnings
 last/, best/       checkpoints (`data.run.checkpoints`)
-predictions.jsonl  one object a dev example, as `data.answers.score` gives them
-predicted.sql      one SQL a line; gold.sql: SQL, tab, db_id (the official scorer's files)
+predictions.jsonl  an object per dev example, as `data.answers.score` returns them
+predicted.sql      an SQL per line; gold.sql: SQL, tab, db_id (the official scorer's files)
 result.json        the run's figures
 curves.png         loss, learning rate, accuracy and throughput over the updates (`data.report.curves`)
 report.html        every prediction beside its gold (`data.report.page`)
@@ -34,7 +34,7 @@ from data.run.checkpoints import recover, unseal
 from data.run.hardware import utilisation
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
-# options that a resumed run cannot change without being another run
+# options that, if changed, would make a resumed run another run
 FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "overfit", "max_input_tokens", "optimizer")
 FIXED += ("plain_sql", "full_names", "values", "vary_schema", "update_examples", "lora_rank", "lora_alpha", "lora_targets")
 
@@ -43,7 +43,7 @@ START = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=
 
 
 class RunFolder:
-    """A run's folder; on ranks other than the first it writes nothing."""
+    """A run's folder; only the first rank (`main`) writes and prints."""
 
     def __init__(self, path: str | Path, script: str, main: bool = True, track: Callable[..., None] | None = None):
         self.path = Path(path)
@@ -58,11 +58,11 @@ class RunFolder:
             self._earlier(options, data, resume)
 
     def start(self, options: dict, data: dict, gpus: Sequence[str], resume: bool) -> None:
-        """Make the folder and write `args.json`; a finished or broken run that stands there moves aside, numbered.
+        """Make the folder and write `args.json`; an earlier run in its place is renamed, with a number.
 
-        With `resume`, the folder has to hold a run of the same script with a whole checkpoint, and is continued: options
-        that differ are shown, and what would make it another run is refused unless the option `force` is set. Raises
-        UserError otherwise, and for a folder that holds other things than a run.
+        With `resume`, the folder has to hold a run of the same script with an intact checkpoint, which is continued: changed
+        options are printed, and those that would make it another run are refused unless the option `force` is set. Raises
+        UserError otherwise, and for a folder that holds something else than a run.
         """
         self.gpus = list(gpus)
         if not self.main:
@@ -110,9 +110,9 @@ class RunFolder:
         recover(self.path / "last")
         unseal(self.path / "last", self.script, "there is nothing whole to resume: start without --resume")
         try:
-            # an option that there was not then was off
+            # options that did not exist yet were off
             earlier = {name: value for name, value in options.items() if not value} | started["args"]
-            if "grad_accum" in earlier:  # which an update's size followed from
+            if "grad_accum" in earlier:  # which determined an update's size
                 earlier["update_examples"] = earlier["batch_size"] * earlier.pop("grad_accum") * len(started["gpus"])
             before = dict(zip(FIXED, map(earlier.get, FIXED)), data=started["data"]["sha256"])
         except (KeyError, TypeError, AttributeError):
@@ -128,9 +128,9 @@ class RunFolder:
         return started
 
     def rewind(self, state: dict) -> dict:
-        """The state of the checkpoint that a resumed run goes on from, once `log.jsonl` holds nothing that came after it.
+        """Remove from `log.jsonl` what came after a checkpoint's `state`, from which a run resumes, and return the state.
 
-        Half a last line goes, too, and what a save that was cut off left.
+        Also removes incomplete lines, and the leftovers of an interrupted save.
         """
         if not self.main:
             return state
@@ -145,13 +145,13 @@ class RunFolder:
                 record = json.loads(line)
                 last = state["evaluated"] if record["event"] == "evaluation" else state["update"] - 1
                 kept += [line + "\n"] if record["update"] <= last or record["event"] == "health" else []
-            except (ValueError, KeyError, TypeError):  # the run was cut off while it wrote this line
+            except (ValueError, KeyError, TypeError):  # the run was interrupted while it wrote this line
                 continue
         write_atomically(path, "".join(kept))
         return state
 
     def log(self, record: dict) -> None:
-        """Append one record to `log.jsonl`, and pass its numbers to the experiment tracker."""
+        """Append a record to `log.jsonl`, and send its numbers to the experiment tracker."""
         if self.main:
             with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -160,7 +160,7 @@ class RunFolder:
                 self.track({f"{record['event']}/{name}": value for name, value in numbers.items()}, step=record["update"])
 
     def health(self, update: int, line: str, warnings: Sequence[str]) -> None:
-        """Print what was looked at, and each warning; keep the warnings in `log.jsonl`."""
+        """Print the line and the warnings of a health check, and log the warnings."""
         self.log(dict(event="health", update=update, warnings=list(warnings)))
         if self.main:
             print(line)
@@ -169,7 +169,7 @@ class RunFolder:
             sys.stdout.flush()
 
     def counted(self, counts: dict) -> None:
-        """Print how many parameters there are, and how many of them train."""
+        """Print the number of parameters, and how many of them are trained."""
         if self.main:
             stored = counts["trainable_percent_packed"]
             share = f", {stored:.2f} % as stored" if stored != counts["trainable_percent"] else ""
@@ -177,7 +177,7 @@ class RunFolder:
                   f"{len(self.gpus)} x {self.gpus[0]}", flush=True)  # fmt: skip
 
     def check_loss(self, loss: float, update: int, rate: float, keeping: bool) -> None:
-        """Raise UserError for a loss that is no number; `keeping`: the run keeps checkpoints."""
+        """Raise UserError for a loss that is not finite; `keeping`: the run keeps checkpoints."""
         if not math.isfinite(loss):
             again = f"--resume from the last good checkpoint, {self.path}/last," if keeping else "start again"
             raise UserError(
@@ -189,8 +189,8 @@ class RunFolder:
     ) -> dict:
         """Log an update, print every tenth, and return the state of the loop after it.
 
-        `parts`: its tokens, without padding, of prompts and of answers, and `costs`: the FLOPs of one of each. `record`: its
-        loss, learning_rate, seconds and memory_gib (the most held so far on this rank).
+        `parts`: the update's tokens, without padding, of prompts and of answers; `costs`: FLOPs per token of each. `record`:
+        loss, learning_rate, seconds and memory_gib (this rank's peak so far).
         """
         update, seconds, tokens = state["update"], record["seconds"], sum(parts)
         flops = sum(part * cost for part, cost in zip(parts, costs))
@@ -211,9 +211,9 @@ class RunFolder:
         return state
 
     def log_evaluation(self, state: dict, total: int, rows: Sequence[dict], figures: dict) -> bool:
-        """Log one evaluation in `log.jsonl` and in `state`, and return whether it is the best so far.
+        """Log an evaluation in `log.jsonl` and in `state`, and return whether it is the best so far.
 
-        Draws the curves, and prints its figures and two examples: reading them is how bugs are found.
+        Draws the curves, and prints the figures and two examples, since reading examples is how bugs are found.
         """
         update, accuracy = state["update"], figures["execution_accuracy"]
         best = accuracy > state["best"]
@@ -221,7 +221,7 @@ class RunFolder:
         self.log(dict(event="evaluation", update=update) | figures)
         if not self.main:
             return best
-        attempt("curves.png", curves, self.path)
+        make_or_warn("curves.png", curves, self.path)
         for row in (rows[0], rows[len(rows) // 2]):
             verdict = "right" if row["execution_match"] else f"wrong, {row['error']}"
             print(f"  question   {printable(row['question'])}\n  gold       {printable(one_line(row['gold']))}")
@@ -261,9 +261,9 @@ class RunFolder:
     ) -> None:
         """Write the predictions, `result.json` and `report.html`, and print the run's row of a table of results.
 
-        `parameters` counts them; `gpus` names each rank's GPU ("cpu": none); `memory` is the most that a rank held, in
-        bytes: allocated on its GPU, or resident on a CPU; `state` is the loop's last; `figures` are the last evaluation's.
-        Accuracies are shares from 0 to 1. `relative_to`: a finished run, whose times are 1 in the row.
+        `parameters`: their counts; `gpus`: each rank's GPU ("cpu": none); `memory`: a rank's peak, in bytes, allocated on its
+        GPU or resident on a CPU; `state`: the loop's last; `figures`: the last evaluation's. Accuracies are fractions.
+        `relative_to`: a finished run, whose times are 1 in the row.
         """
         if not self.main:
             return
@@ -295,15 +295,15 @@ class RunFolder:
             data=started["data"]["directory"],
         )
         write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
-        attempt("report.html", page.write, self.path, benchmark, rows, result)
+        make_or_warn("report.html", page.write, self.path, benchmark, rows, result)
         relative = read_object(Path(relative_to) / "result.json", "name a finished run") if relative_to else None
         print(f"{TABLE_HEAD}\n{table_row(result, started, relative)}")
         of = f"{result['n']:,} {started['args'].get('split', 'dev')} examples"
         print(f"execution accuracy {result['execution_accuracy']:.1%} of {of}; the run: {self.path}")
 
 
-def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
-    """Make a picture or page; what goes wrong there is said, and costs no run its result."""
+def make_or_warn(name: str, make: Callable[..., None], *arguments: object) -> None:
+    """Make a picture or page; print errors, so that none costs a run its result."""
     try:
         make(*arguments)
     except Exception as error:
@@ -311,7 +311,7 @@ def attempt(name: str, make: Callable[..., None], *arguments: object) -> None:
 
 
 def git_state() -> dict:
-    """The checkout's commit and whether files differ from it; None where there is no git or no checkout."""
+    """The checkout's commit, and whether files differ from it; both None without git or a checkout."""
 
     def git(*words: str) -> str | None:
         try:
@@ -325,7 +325,7 @@ def git_state() -> dict:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a package, None where it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,1 +1,1 @@
-"""Untrusted SQL, run read-only under limits, and database files in any state. Knows no benchmark."""
+"""Run untrusted SQL read-only and under limits, and read database files in any state. Knows nothing of benchmarks."""

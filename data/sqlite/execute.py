@@ -1,24 +1,24 @@
-"""Run SQL that nobody has checked on SQLite databases, in worker processes that it cannot harm or hold up.
+"""Run untrusted SQL on SQLite databases, in worker processes, so that it can neither do harm nor hang the caller.
 
 Covered, each by a test in `tests/test_execute.py`:
 - writing: the connection is opened read-only, and an authorizer refuses everything but reading (no INSERT, CREATE, ATTACH,
   PRAGMA, VACUUM INTO, load_extension, transaction); the worker may not grow any file (RLIMIT_FSIZE 0), and SQLite keeps
   its temporary data in memory;
-- time: a progress handler interrupts a statement at its limit; where one step of SQLite alone takes too long, so that the
-  handler is not asked, the parent kills the worker 0.1 s after the limit. A worker also ends itself when its parent is gone;
+- time: a progress handler interrupts a statement at its limit; where a single step of SQLite takes so long that the handler
+  is not called, the parent kills the worker 0.1 s after the limit. A worker whose parent is gone ends itself;
 - size: limits on the statement, a single value, the rows and bytes of a result, SQLite's heap and the process (RLIMIT_AS);
-- several statements in one string, NUL bytes, lone surrogates, text that is not UTF-8: an error, or decoded with
-  replacement characters, never an exception in the caller;
-- a worker that dies takes its statement with it and no other: it is replaced;
-- a machine that was stopped meanwhile (Ctrl-Z, a suspended virtual machine): what it cost its time is run again;
-- a database that is missing, locked or not SQLite: an error result. None of its files, nor its folder, is changed by reading
-  it (`read_database`), in whatever mode and state it is.
+- several statements in one string, NUL bytes, lone surrogates, text that is not UTF-8: an error result or replacement
+  characters, never an exception in the caller;
+- a worker that dies: only its own statement fails, and a new worker takes its place;
+- a machine that was stopped meanwhile (Ctrl-Z, a suspended virtual machine): statements that failed then are run again;
+- a database that is missing, locked or not SQLite: an error result. Reading changes neither the database's files nor its
+  folder, whatever its mode and state (`read_database`).
 
-Not covered: a defect of SQLite that lets a statement run code (the worker is a separate process, but no sandbox: it has
+Not covered: a defect of SQLite that lets a statement run code (the worker is a separate process, but not a sandbox: it has
 the user's rights on files and network); a database file made to attack SQLite (https://www.sqlite.org/security.html);
 RLIMIT_AS on systems that ignore it (macOS: SQLite's own heap limit still holds there).
 
-Workers are started with `subprocess`, not forked and not by `multiprocessing`: the caller may hold CUDA, threads and an
+Workers are started with `subprocess`, not by fork or `multiprocessing`, because the caller may hold CUDA, threads and an
 unguarded main module. They run this very file, which therefore imports the standard library only.
 """
 
@@ -54,33 +54,33 @@ WRONG_ORDER = "wrong order"
 TIMED_OUT = "timed out"
 TOO_LARGE = "too large"
 GOLD_FAILS = "gold fails"
-REFUSED = "refused"  # it parses, but does something else than read, or is several statements
+REFUSED = "refused"  # it parses, but does more than read, or is several statements
 NO_DATABASE = "database unavailable"
 CRASHED = "crashed"
-TOO_LONG = "question too long"  # it was not asked
-FAILS = "does not run"  # any other error of SQLite, as a misused aggregate or an unknown function
+TOO_LONG = "question too long"  # so the model was not asked
+FAILS = "does not run"  # any other error of SQLite, such as a misused aggregate or an unknown function
 ERROR_CLASSES = (
     *(PARSE, NO_TABLE, NO_COLUMN, FAILS, REFUSED, WRONG_ROWS, WRONG_ORDER),
     *(TIMED_OUT, TOO_LARGE, CRASHED, NO_DATABASE, GOLD_FAILS, TOO_LONG),
 )
 
 GRACE = 0.1  # seconds between a statement's limit and the parent's kill
-A_VALUE = 1e-5  # seconds by which each value of two results prolongs the time that their comparison may take
-LONGEST = 3600.0  # seconds that a statement's limit may be at most
-TICK = 0.1  # seconds after which the parent looks at the clock at the latest
-STALL = 1.0  # seconds that it looks later than that where the machine, or its process group, was stopped meanwhile
-REPEATS = 10  # times at most that a statement is run again after stalls
+SECONDS_PER_VALUE = 1e-5  # added to a comparison's time limit for each value of the gold's rows
+MAX_SECONDS = 3600.0  # upper bound for a statement's limit
+TICK = 0.1  # seconds after which the parent checks the clock at the latest
+STALL = 1.0  # seconds of further delay that show that the machine, or the process group, was stopped
+REPEATS = 10  # times that a statement is run again after stalls, at most
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one statement may use; the defaults leave every gold query of Spider far from any of them."""
+    """What one statement may use; no gold query of Spider comes near the defaults."""
 
     seconds: float = 5.0  # wall clock; official: 20 s, but the slowest right answer on Spider takes 0.2 s
     max_rows: int = 1_000_000
-    max_value_bytes: int = 1 << 20  # one string or blob, also in between
+    max_value_bytes: int = 1 << 20  # of one string or blob, also of intermediate ones
     max_result_bytes: int = 256 << 20  # text and blobs of all rows
     max_memory_bytes: int = 1 << 30  # of a worker process; SQLite may use half
     max_statement_chars: int = 20_000
@@ -99,9 +99,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What running a statement came to: the number of `rows` and a `digest` of them, whatever their order, or an `error` class.
+    """A result in brief: the number of `rows` and a `digest` of them that ignores their order, or an `error` class.
 
-    Two statements whose digests agree returned the same rows, with columns in the same order; numbers agree by value.
+    Statements with equal digests returned the same rows, with columns in the same order; numbers compare by value.
     """
 
     rows: int
@@ -112,7 +112,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A prediction to hold against the gold on each of `databases`; the order of rows counts where `ordered`."""
+    """A prediction to compare with the gold on each of `databases`; the order of rows counts if `ordered`."""
 
     databases: tuple[Path, ...]
     gold: str
@@ -131,21 +131,21 @@ class Verdict:
 
 
 def explained(error: str, message: str) -> str:
-    """An error class and its message as one text; SQLite's messages name some of the classes themselves."""
+    """An error class and its message as one text; the message alone where it begins with the class."""
     return message if message.startswith(error) else f"{error}: {message}" if message else error
 
 
 class Executor:
-    """A pool of worker processes for untrusted statements; a context manager, reusable until closed.
+    """A pool of worker processes for untrusted statements, and a context manager that ends them.
 
-    `workers`: processes, by default one a core and at most 8. The other arguments are the fields of `Limits`. Raises
-    ValueError for no worker, and for seconds that are not above 0 and at most LONGEST.
+    `workers`: number of processes, by default one per core and at most 8. The other arguments are the fields of `Limits`.
+    Raises ValueError for fewer than one worker, and unless 0 < seconds <= MAX_SECONDS.
     Workers start when first needed. Calls from several threads wait for each other.
     """
 
     def __init__(self, workers: int | None = None, seconds: float = Limits.seconds, **limits: int) -> None:
-        if workers is not None and workers < 1 or not 0 < seconds <= LONGEST:
-            raise ValueError(f"an Executor needs at least one worker and a number of seconds up to {LONGEST:g}")
+        if workers is not None and workers < 1 or not 0 < seconds <= MAX_SECONDS:
+            raise ValueError(f"an Executor needs at least one worker and a number of seconds up to {MAX_SECONDS:g}")
         self.limits = Limits(seconds=seconds, **limits)
         self.size = workers or min(os.cpu_count() or 1, 8)
         self._workers: list[_Worker] = []
@@ -164,7 +164,7 @@ class Executor:
         self._workers = []
 
     def run(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Result]:
-        """Run each (database, statement); results in the order of the jobs, never an exception for a statement."""
+        """Run each (database, statement) -> results in the order of the jobs. No statement raises an exception."""
         place = functools.cache(readable)
         tasks = [{"databases": [place(database)], "sql": self._cut(sql)} for database, sql in jobs]
         results = []
@@ -174,7 +174,7 @@ class Executor:
         return results
 
     def outcomes(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Outcome]:
-        """As `run`, but rows stay in the worker: of equal jobs, which are run once, how many there are and their digest."""
+        """As `run`, but the worker sends only the number of rows and their digest. Equal jobs run once."""
         place = functools.cache(readable)
         jobs = [(place(database), self._cut(sql)) for database, sql in jobs]
         tasks = {job: {"databases": [job[0]], "sql": job[1], "digest": True} for job in jobs}
@@ -187,7 +187,7 @@ class Executor:
     def same_programs(self, jobs: Iterable[tuple[str | Path, str, str]], progress: bool = False) -> list[bool]:
         """Whether SQLite compiles both statements of each (database, statement, statement) to one program, or neither.
 
-        False, too, where a statement ends its worker or overruns its time.
+        Also False where a statement kills its worker or runs out of time.
         """
         place, places = functools.cache(readable), {}
         for index, (database, *pair) in enumerate(jobs):
@@ -199,16 +199,16 @@ class Executor:
             replies = self._map(tasks, progress, "comparing spellings")
             for (_, group), reply in zip(groups, replies):
                 same |= zip((index for index, _ in group), reply["rows"] or [False] * len(group))
-            # the others of a group are not to blame
+            # one pair fails its whole group: run each pair by itself
             failed = [(path, group) for (path, group), reply in zip(groups, replies) if reply["error"] and len(group) > 1]
             groups = [(path, [one]) for path, group in failed for one in group]
         return [same[index] for index in range(len(same))]
 
     def compare(self, jobs: Iterable[Comparison], progress: bool = False) -> list[Verdict]:
-        """Run gold and prediction of each job and compare their rows within the worker; verdicts in the jobs' order.
+        """Run gold and prediction of each job and compare their rows within the worker -> verdicts in the jobs' order.
 
-        Equal jobs are run once: Spider asks most questions in two wordings. Raises ValueError for a job without a database,
-        on which anything would agree.
+        Equal jobs run once: Spider asks most questions in two wordings. Raises ValueError for a job without a database, for
+        which any prediction would be right.
         """
         jobs = list(jobs)
         if not all(job.databases for job in jobs):
@@ -226,12 +226,12 @@ class Executor:
         return [verdicts[job] for job in jobs]
 
     def _cut(self, sql: str) -> str:
-        """Enough of an overlong statement for a worker to refuse it."""
+        """Cut an overlong statement to a length that a worker still refuses."""
         return sql[: self.limits.max_statement_chars + 1]
 
     def _map(self, tasks: list[dict], progress: bool, title: str) -> list[dict]:
-        """Hand the tasks to idle workers, gather the replies, replace workers that die or overrun."""
-        from data.common.errors import printable  # not above: a worker runs this file alone
+        """Hand the tasks to idle workers and gather the replies; replace workers that die or overrun."""
+        from data.common.errors import printable  # not at the top: a worker runs this file alone
 
         replies: list[dict | None] = [None] * len(tasks)
         with self._lock, _Bar(len(tasks), title, progress) as bar:
@@ -257,7 +257,7 @@ class Executor:
                 raise
 
     def _send(self, position: int, task: dict, repeats: int = REPEATS) -> None:
-        """Give a worker its task, a new worker if the old one died while idle."""
+        """Give a worker its task; replace it first if it died while idle."""
         for attempt in (1, 2):
             try:
                 self._workers[position].send(task, repeats)
@@ -269,7 +269,7 @@ class Executor:
 
     def _receive(self, busy: list[int]) -> Iterator[tuple[int, dict]]:
         """Wait until a worker answers, dies or overruns; yield (its position, the reply)."""
-        poll = select.poll()  # not select.select, whose file numbers end at 1024
+        poll = select.poll()  # select.select takes no file descriptor above 1023
         for position in busy:
             poll.register(self._workers[position].output, select.POLLIN)
         nearest = min(self._workers[position].deadline for position in busy)
@@ -286,7 +286,7 @@ class Executor:
                 continue
             if reply is None and worker.deadline <= time.monotonic():
                 reply = worker.give_up(TIMED_OUT, f"stopped after {self.limits.seconds:g} s")
-            self._look(busy)  # after reading: a stop before this may be why a statement failed
+            self._look(busy)  # after reading: any stop up to here may be why a statement failed
             if reply is not None:
                 if not worker.alive:
                     self._replace(position)
@@ -296,7 +296,7 @@ class Executor:
                 yield position, reply
 
     def _look(self, busy: list[int]) -> None:
-        """Note the time, and with what is running whether the machine stood still since the last look."""
+        """Check the clock; if the machine was stopped since the last time, mark the running tasks as stalled."""
         now = time.monotonic()
         if now - self._looked > TICK + min(STALL, self.limits.seconds / 2):
             for position in busy:
@@ -324,7 +324,7 @@ class _Worker:
         self._buffer = bytearray()
 
     def send(self, task: dict, repeats: int) -> None:
-        """Start a task, to be run again up to `repeats` times. Raises OSError when the worker is gone."""
+        """Start a task, which may be run again `repeats` times. Raises OSError when the worker is gone."""
         self.stage, self.started = "start", time.monotonic()
         self.task, self.repeats, self.stalled = task, repeats, False
         self.deadline = self.started + 60.0  # a fresh interpreter on a busy machine; the first stage sets the real one
@@ -332,7 +332,7 @@ class _Worker:
         self.process.stdin.flush()
 
     def read(self) -> dict | None:
-        """Take what the worker has written: a reply once it is whole, an error reply once the worker is dead."""
+        """Read what the worker has written -> a complete reply, an error reply if the worker is dead, else None."""
         while True:
             try:
                 piece = os.read(self.output, 1 << 20)
@@ -353,7 +353,7 @@ class _Worker:
                 self.deadline = time.monotonic() + seconds + GRACE
 
     def give_up(self, error: str, message: str) -> dict:
-        """The reply for a task whose worker died or has to be killed."""
+        """Kill the worker, if it still runs, and return an error reply for its task."""
         self.kill()
         seconds = time.monotonic() - self.started
         if self.stage == "gold":
@@ -369,12 +369,12 @@ class _Worker:
         for pipe in (self.process.stdin, self.process.stdout):
             try:
                 pipe.close()
-            except OSError:  # what was still to be written to a dead worker
+            except OSError:  # closing flushes what a dead worker can no longer read
                 pass
 
 
 class _Bar:
-    """A progress bar on a terminal, nothing elsewhere or without tqdm."""
+    """A progress bar where stderr is a terminal and tqdm is installed, else nothing."""
 
     def __init__(self, total: int, title: str, wanted: bool) -> None:
         self.bar = None
@@ -417,37 +417,37 @@ def _encode_row(row: tuple) -> list:
 # how a database file is opened
 
 
-SUFFIXES = ("", "-wal", "-journal")  # a database file and what SQLite keeps beside it: a log, a rollback journal
-ATTEMPTS = 5  # to read a file that another process changes meanwhile
-# primary result codes of what a crash, or a writer that is just coming or going, left; and of what does not hold together
+SUFFIXES = ("", "-wal", "-journal")  # of a database file, its write-ahead log and its rollback journal
+ATTEMPTS = 5  # at reading a file that another process is changing
+# primary result codes: after a crash, or while a writer opens or closes the file; and for damaged content
 UNOPENED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR}
 
 
 def in_wal_mode(path: str | Path) -> bool:
-    """Whether a database file keeps a write-ahead log (https://www.sqlite.org/fileformat.html, section 1.3).
+    """Whether a database file is in WAL mode (https://www.sqlite.org/fileformat.html, section 1.3).
 
-    Raises OSError where it cannot be read or is no regular file, sqlite3.DatabaseError where it is no database.
+    Raises OSError where it cannot be read or is not a regular file, sqlite3.DatabaseError where it is not a database.
     """
     mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or a device would be read without end
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a pipe or a device may never end
         raise OSError(errno.EINVAL, "not a regular file")
     with open(path, "rb") as file:
         header = file.read(20)
     if header[:16] != b"SQLite format 3\0":
         raise _database_error("file is not a database", sqlite3.SQLITE_NOTADB)
-    return header[19:20] == b"\2"  # the version for reading, which alone decides for SQLite
+    return header[19:20] == b"\2"  # the read version, by which alone SQLite decides
 
 
 def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], timeout: float = 1.0) -> T:
-    """What `read` returns for a read-only connection to a database file. The file and its folder stay as they are.
+    """Return what `read` returns for a read-only connection to a database file. The file and its folder stay unchanged.
 
-    A file in WAL mode without a log is opened as immutable, since SQLite would otherwise have to make a log and its index
-    beside it; any other one through SQLite's locks (waiting up to `timeout` seconds), the index of a log read-only. Where
-    another process changes the file meanwhile, `read` may be called again.
-    Raises OSError and sqlite3.Error, for lack of memory, too; `readable` says where to read what a crash left behind.
+    A file in WAL mode without a log is opened as immutable, since SQLite would otherwise create a log and its index beside
+    it; any other is opened under SQLite's locks (waiting up to `timeout` seconds), with a log's index read-only. If another
+    process changes the file meanwhile, `read` may be called again.
+    Raises OSError and sqlite3.Error, also for lack of memory. After a crash, `readable` gives the path to read.
     """
-    real = os.path.realpath(path)  # SQLite, too, looks for a log beside the file that a link leads to
+    real = os.path.realpath(path)  # SQLite, too, looks for a log beside the target of a symbolic link
     for attempt in range(ATTEMPTS):
         before = _stamps(real)
         immutable = in_wal_mode(real) and before[1] is None
@@ -464,7 +464,7 @@ def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], tim
             again = code in UNOPENED or code in DAMAGED and _stamps(real) != before
             if not again or attempt == ATTEMPTS - 1:
                 raise
-            time.sleep(0.002 * 2**attempt)  # a writer that comes or goes makes or removes its files one after the other
+            time.sleep(0.002 * 2**attempt)  # a writer creates and removes its files one by one
         else:
             if not immutable or _stamps(real) == before:
                 return found
@@ -474,8 +474,8 @@ def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], tim
 def readable(path: str | Path) -> str:
     """The absolute path from which a database file can be read: its own, or that of a private copy.
 
-    A copy is needed where SQLite would have to write to read: a crash left a journal to roll back, or a log without its index.
-    It is made anew when the file changes, and removed when the process ends.
+    A copy is needed where SQLite has to write before it can read: a crash left a journal to roll back, or a log without its
+    index. A changed file is copied again; copies are removed when the process ends.
     """
     real = os.path.realpath(path)
     stamps = _stamps(real)
@@ -485,11 +485,11 @@ def readable(path: str | Path) -> str:
         try:
             read_database(real, lambda connection: connection.execute("PRAGMA schema_version").fetchone())
         except (OSError, sqlite3.Error) as error:
-            if _primary_code(error) in {*UNOPENED, sqlite3.SQLITE_PROTOCOL}:  # the latter of a damaged index
+            if _primary_code(error) in {*UNOPENED, sqlite3.SQLITE_PROTOCOL}:  # PROTOCOL: a damaged index
                 try:
                     return _copies.setdefault((real, stamps), _private_copy(real, stamps))
                 except OSError:
-                    pass  # whoever reads the file itself is told what is wrong with it
+                    pass  # reading the file itself will report what is wrong
     return os.path.abspath(path)
 
 
@@ -497,7 +497,7 @@ _copies: dict[tuple[str, tuple], str] = {}  # (database file, its stamps) -> pri
 
 
 def _private_copy(path: str, stamps: tuple) -> str:
-    """A copy of a database file in a folder of this process, brought to its last committed state."""
+    """Copy a database file to a folder of this process, and bring the copy to its last committed state."""
     copy = os.path.join(tempfile.mkdtemp(dir=_private_folder().name), os.path.basename(path))
     for suffix, stamp in zip(SUFFIXES, stamps):
         if stamp is not None:
@@ -511,7 +511,7 @@ def _private_copy(path: str, stamps: tuple) -> str:
             connection.execute("PRAGMA synchronous = OFF")  # a copy need not outlive a crash
             connection.execute("PRAGMA schema_version").fetchone()  # rolls back a journal; closing writes a log into the file
         except sqlite3.Error:
-            pass  # it is damaged, which whoever reads it is told
+            pass  # damaged, which reading it will report
     return copy
 
 
@@ -522,7 +522,7 @@ def _private_folder() -> tempfile.TemporaryDirectory:
 
 
 def _stamps(path: str) -> tuple:
-    """What tells whether a database file or what stands beside it was changed; None for what is not there."""
+    """Inode, size and modification time of a database file and of each file beside it; None for one that is missing."""
     found = []
     for suffix in SUFFIXES:
         try:
@@ -535,19 +535,19 @@ def _stamps(path: str) -> tuple:
 
 
 def quoted(name: str) -> str:
-    """A name as SQL writes it whatever it holds."""
+    """A name in double quotes, as SQL takes any name."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _database_error(message: str, code: int) -> sqlite3.DatabaseError:
-    """An error as SQLite raises it."""
+    """An exception like those that `sqlite3` raises, with a result code."""
     error = sqlite3.DatabaseError(message)
     error.sqlite_errorcode = code
     return error
 
 
 def _primary_code(error: Exception) -> int | None:
-    """SQLite's result code without what extends it (https://www.sqlite.org/rescode.html)."""
+    """The primary one of SQLite's result codes (https://www.sqlite.org/rescode.html); None for other exceptions."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
@@ -556,11 +556,11 @@ def _primary_code(error: Exception) -> int | None:
 
 
 class _Failure(Exception):
-    """A statement gave no rows: (error class, message)."""
+    """A statement failed; arguments: error class, message."""
 
 
 READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
-# SQLite's result code, without what extends it, -> class
+# primary result code -> error class
 CODE_CLASSES = {
     sqlite3.SQLITE_INTERRUPT: TIMED_OUT,
     **dict.fromkeys((sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FULL), TOO_LARGE),
@@ -569,7 +569,7 @@ CODE_CLASSES = {
     sqlite3.SQLITE_CANTOPEN: NO_DATABASE,
     **dict.fromkeys((sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR), NO_DATABASE),
 }
-# reading would have to write first
+# extended result codes: SQLite would have to write before it can read
 CANNOT_RECOVER = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY, sqlite3.SQLITE_READONLY_CANTINIT}
 MESSAGE_CLASSES = (  # SQLite's generic error has no finer code
     ("no such table", NO_TABLE),
@@ -604,7 +604,7 @@ def classify(error: BaseException) -> str:
 
 
 def _restrict(connection: sqlite3.Connection, limits: Limits, end: float) -> None:
-    """Set a statement's limits on a connection, and let it do nothing but read; `end` is a time of `time.monotonic`."""
+    """Set a statement's limits on a connection, and allow only reading; `end` is a time of `time.monotonic`."""
     connection.set_progress_handler(lambda: time.monotonic() >= end, 1000)  # 1000 steps take well under 1 ms
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA hard_heap_limit = {limits.max_memory_bytes // 2}")
@@ -612,29 +612,29 @@ def _restrict(connection: sqlite3.Connection, limits: Limits, end: float) -> Non
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 4 * limits.max_statement_chars + 4)  # bytes of UTF-8
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)
-    # a virtual table prepares at its first use statements that write, and which only writing to it would run
+    # a virtual table prepares writing statements at its first use, even for reading: do that before the authorizer is set
     for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0").fetchall():
         try:
             connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 0")
-        except sqlite3.Error:  # a module that is not there, or damage: it fails the statements that name this table
+        except sqlite3.Error:  # a missing module, or damage: statements that name this table will fail
             pass
     connection.set_authorizer(_authorize)
 
 
 def _authorize(action: int, first: str | None, second: str | None, *where: str | None) -> int:
-    """Allow reading alone (https://www.sqlite.org/c3ref/c_alter_table.html lists the actions)."""
+    """Allow only reading (https://www.sqlite.org/c3ref/c_alter_table.html lists the actions)."""
     allowed = action in READING
     if action == sqlite3.SQLITE_FUNCTION:
         allowed = (second or "").lower() not in ("load_extension", "fts3_tokenizer")
-    elif action == sqlite3.SQLITE_UPDATE:  # so json_each and its like declare their columns; SQLite lets no statement do it
+    elif action == sqlite3.SQLITE_UPDATE:  # how json_each and the like declare columns; SQLite refuses it to statements
         allowed = first == "sqlite_master"
-    elif action == sqlite3.SQLITE_PRAGMA:  # with which full-text tables read; without a value they change nothing
+    elif action == sqlite3.SQLITE_PRAGMA:  # full-text tables use these; without a value they change nothing
         allowed = first in ("data_version", "page_size") and second is None
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def fetch(path: str, sql: str, limits: Limits, keep: int | None = None) -> tuple[list[tuple], int, list[str]]:
-    """Run one statement: its rows, their number, its columns; rows beyond `keep` are counted and dropped.
+    """Run one statement -> its rows, their number, its columns; rows beyond `keep` are only counted.
 
     Raises _Failure where the statement fails or exceeds a limit.
     """
@@ -644,7 +644,7 @@ def fetch(path: str, sql: str, limits: Limits, keep: int | None = None) -> tuple
 
 
 def _read(path: str, read: Callable[[sqlite3.Connection, float], T], limits: Limits) -> T:
-    """What `read` returns of a restricted connection and the time at which it shall end. Raises _Failure."""
+    """Return what `read` returns for a restricted connection and the time at which it has to end. Raises _Failure."""
     end = time.monotonic() + limits.seconds
 
     def restricted(connection: sqlite3.Connection) -> T:
@@ -664,7 +664,7 @@ def _read(path: str, read: Callable[[sqlite3.Connection, float], T], limits: Lim
 def _rows(
     connection: sqlite3.Connection, sql: str, limits: Limits, end: float, keep: int | None
 ) -> tuple[list[tuple], int, list[str]]:
-    """What `fetch` returns, of an open database."""
+    """What `fetch` returns, for an open connection."""
     rows, count, size = [], 0, 0
     cursor = connection.execute(sql)
     if cursor.description is None:
@@ -684,13 +684,13 @@ def _rows(
             if not count % 1000 and time.monotonic() >= end:
                 raise _Failure(TIMED_OUT, f"stopped after {limits.seconds:g} s")
     except MemoryError:
-        rows.clear()  # what follows needs some
+        rows.clear()  # handling the error needs memory
         raise
     return rows, count, columns
 
 
 def rows_match(gold: Sequence[tuple], predicted: Sequence[tuple], ordered: bool) -> bool:
-    """Whether two results hold the same rows, as often, for some order of the predicted columns.
+    """Whether two results hold the same rows, equally often, for some order of the predicted columns.
 
     The rule is that of test-suite accuracy (Zhong et al., 2020, https://arxiv.org/abs/2010.02840, and its scorer): column
     names do not count, two empty results agree whatever their columns, and the order of rows counts where `ordered`.
@@ -709,18 +709,18 @@ def rows_match(gold: Sequence[tuple], predicted: Sequence[tuple], ordered: bool)
 
 
 def _same(some: Iterable, others: Iterable) -> bool:
-    """Whether two collections hold the same things, as often, in whatever order."""
-    return dict.__eq__(Counter(some), Counter(others))  # Counter's own comparison takes five times as long
+    """Whether two collections are equal as multisets."""
+    return dict.__eq__(Counter(some), Counter(others))  # Counter's own == takes five times as long
 
 
 def _columns_match(gold: list[tuple], predicted: list[tuple]) -> bool:
-    """Whether an order of the predicted columns gives the rows of the gold, in any order of the rows.
+    """Whether some order of the predicted columns gives the rows of the gold, in any order of the rows.
 
-    To try all orders would take n! steps. Instead, columns get a colour by what they hold, rows by the colours and values
-    in them, columns again by the colours of rows, and only columns of one colour are matched: those that are alone in
-    theirs at once, the others one at a time, as long as the rows, cut to the columns matched so far, agree. Columns that are
-    equal throughout are one. Colours are hashes: where two differ, so does what they stand for, and what shares one by chance
-    is told apart by the cuts, which are exact.
+    Trying all orders would take n! steps. Instead, columns are coloured by the values in them, rows by their values with the
+    colours of the columns, columns again by the colours of the rows; only columns of the same colour can match. Columns with
+    a colour of their own are matched at once, the others by backtracking, one at a time, as long as the rows cut to the
+    columns matched so far agree. Identical columns count as one. Colours are hashes: what differs in colour differs, and what
+    shares a colour by chance is told apart by the cuts, which are exact.
     """
     gold_copies, copies = Counter(gold), Counter(predicted)
     gold, predicted = list(gold_copies), list(copies)
@@ -747,11 +747,11 @@ def _columns_match(gold: list[tuple], predicted: list[tuple]) -> bool:
     numbers: dict[object, int] = {}  # equal keys get equal numbers
 
     def cut(*columns: Sequence) -> list[int]:
-        """A number for each row, the same for those that are equal in the columns."""
+        """A number for each row; rows that are equal in the columns have the same."""
         return [numbers.setdefault(key, len(numbers)) for key in zip(*columns)]
 
     def choices(depth: int, gold_cut: list[int], other: list[int], free: list[int]) -> Iterator[tuple]:
-        """What may be matched with the gold column `others[depth]`; the cuts number rows by the columns matched so far."""
+        """The matches for the gold column `others[depth]`; the cuts number rows by the columns matched so far."""
         column = others[depth]
         gold_cut = cut(gold_cut, gold[column])
         for choice in free:
@@ -765,7 +765,7 @@ def _columns_match(gold: list[tuple], predicted: list[tuple]) -> bool:
         return False
     taken = set(forced)
     stack = [choices(0, gold_cut, other, [column for column in range(len(predicted)) if column not in taken])]
-    while stack:  # a loop, since a result may have more columns than Python lets calls be nested
+    while stack:  # a loop: a result may have more columns than Python allows nested calls
         step = next(stack[-1], None)
         if step is None:
             stack.pop()
@@ -777,12 +777,12 @@ def _columns_match(gold: list[tuple], predicted: list[tuple]) -> bool:
 
 
 def _mix(lines: Iterable[tuple], colours: list[int], own: list[int]) -> list[int]:
-    """A colour for each line from its own and from its values with their colours, in whatever order these stand."""
+    """A new colour for each line, from its own colour and the multiset of its values with their colours."""
     return [hash((colour, sum(map(hash, zip(line, colours))))) for line, colour in zip(lines, own)]
 
 
 def _compare(task: dict, limits: Limits, stage) -> dict:
-    """Gold and prediction on each database, until they differ."""
+    """Compare gold and prediction on each database, until they differ."""
     started = time.monotonic()
 
     def verdict(match: bool, error: str | None = None, message: str = "") -> dict:
@@ -800,7 +800,7 @@ def _compare(task: dict, limits: Limits, stage) -> dict:
             predicted, count, _ = fetch(path, task["sql"], limits, keep=len(gold))
         except _Failure as failure:
             return verdict(False, *failure.args)
-        stage("compare", A_VALUE * len(gold) * len(gold[0]) if gold else 0.0)
+        stage("compare", SECONDS_PER_VALUE * len(gold) * len(gold[0]) if gold else 0.0)
         if count != len(gold):
             return verdict(False, WRONG_ROWS, f"{count} rows, the gold has {len(gold)}")
         if not rows_match(gold, predicted, task["ordered"]):
@@ -811,7 +811,7 @@ def _compare(task: dict, limits: Limits, stage) -> dict:
 
 
 def _difference(gold: list[tuple], predicted: list[tuple]) -> str:
-    """Where two results of as many rows differ, for people."""
+    """How two results with equally many rows differ, in words."""
     if len(gold[0]) != len(predicted[0]):
         return f"{len(predicted[0])} columns, the gold has {len(gold[0])}"
     return f"{len(gold)} rows as in the gold, but other values"
@@ -822,14 +822,14 @@ def _run(task: dict, limits: Limits, stage) -> dict:
     stage("predicted")
     try:
         rows, _, columns = fetch(task["databases"][0], task["sql"], limits)
-        stage("reply")  # what is left is not the statement's time
+        stage("reply")  # encoding does not count as the statement's time
         return _result([_encode_row(row) for row in rows], columns, None, "", time.monotonic() - started)
     except _Failure as failure:
         return _result(None, [], *failure.args, time.monotonic() - started)
 
 
 def _digest(rows: Iterable[tuple]) -> str:
-    """A hash of rows, whatever their order."""
+    """A hash of rows that ignores their order."""
     digest = hashlib.sha256()
     for line in sorted(repr([int(v) if isinstance(v, float) and v.is_integer() else v for v in row]) for row in rows):
         digest.update(line.encode(errors="replace"))
@@ -851,7 +851,7 @@ def _programs(task: dict, limits: Limits, stage) -> dict:
     stage("predicted")
 
     def program(connection: sqlite3.Connection, sql: str) -> list[tuple] | None:
-        """The steps without their comments, which hold names."""
+        """The steps without comments, which hold names; None where the statement does not compile."""
         if len(sql) > limits.max_statement_chars:
             return None
         try:
@@ -876,7 +876,7 @@ def _programs(task: dict, limits: Limits, stage) -> dict:
 
 
 def _main() -> None:
-    """The worker: a task a line on standard input, a reply a line on standard output, until the input ends."""
+    """The worker: read a task per line from standard input, write stages and a reply as lines, until the input ends."""
     import resource
 
     limits = Limits(**json.loads(sys.argv[1]))
@@ -887,16 +887,16 @@ def _main() -> None:
     ):
         try:
             resource.setrlimit(what, (limit, limit))
-        except (ValueError, OSError):  # a system without it, or a lower limit that is already in force
+        except (ValueError, OSError):  # not supported here, or a lower limit is already in force
             pass
-    gc.disable()  # rows hold no cycles, and looking for some among millions of them takes seconds
+    gc.disable()  # rows hold no cycles, and searching millions of them takes seconds
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, whatever SQLite is doing
 
     def stage(name: str, more: float = 0.0) -> None:
-        """Say what begins, and the seconds that it may take: the limit, and `more`."""
+        """Announce a stage and the seconds that it may take: the limit plus `more`."""
         seconds = limits.seconds + more
-        signal.alarm(math.ceil(seconds) + 1)  # for a parent that is gone and cannot kill any more
+        signal.alarm(math.ceil(seconds) + 1)  # in case the parent is gone and cannot kill this process
         sys.stdout.write(json.dumps([name, seconds]) + "\n")
         sys.stdout.flush()
 

@@ -1,1 +1,1 @@
-"""What a model learns from: examples as tokens, their order and batches, and what is wrong with them."""
+"""Training data: examples as tokens, their order, their batches, and checks of all these."""

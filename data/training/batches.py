@@ -1,24 +1,24 @@
-"""The order in which examples are seen, the same on every machine for a seed and an epoch, and their forward passes."""
+"""The order of examples, which depends only on seed and epoch, not on the machine, and their division into forward passes."""
 
 import random
 from collections.abc import Hashable, Sequence
 
-TOGETHER = 8  # questions of one schema that stand side by side where they share it: 16 schemas in an update of 128
-LONGEST = 2304  # tokens of them with their schema, or of one with a longer schema: what a forward pass has to have memory for
-ATTENTION = 12_000  # tokens of a row at which its dense attention costs as much as all else, by an estimate for LLaMA-65B
-SPAN = 100_000  # between the numbers of two schemas in a pack: more than the questions of a batch
+GROUP_SIZE = 8  # questions that share one copy of their schema, at most: 16 schemas in an update of 128
+LONGEST = 2304  # tokens of such a group with its schema, unless one question has more; a forward pass needs memory for these
+ATTENTION = 12_000  # tokens of a row at which dense attention costs as much as all else, estimated for LLaMA-65B
+SPAN = 100_000  # between the numbers of two schemas in a pack: more than a batch has questions
 
 
 def epoch_updates(
     lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """One epoch as lists of `size` indices; `lengths` are examples', in tokens.
+    """One epoch as updates, lists of `size` indices; `lengths` are the examples', in tokens.
 
-    `schemas` holds for each the name of the schema that it shares with others, and that schema's tokens; 0: it shares nothing.
-    Up to TOGETHER of one schema stand side by side, in updates of many schemas, long and short examples in each, so that all
-    updates need about as much memory. The last is filled up from the beginning of the shuffled order, so that every one has
-    its full size and every example is seen. In the first epoch the two updates with most tokens lead: what does not fit a GPU
-    fails at once, not after hours. Two, as an optimiser takes memory for its state at the first step.
+    `schemas` holds for each example the name of the schema that it may share, and that schema's tokens; 0: it shares nothing.
+    Up to GROUP_SIZE examples of one schema stand side by side. An update mixes many schemas, and long with short examples, so
+    that all updates need about the same memory. The last is filled up from the beginning of the shuffled order, so that all
+    have the same size and every example is seen. In the first epoch the two updates with most tokens come first: what does not
+    fit on a GPU fails at once, not after hours. Two, as an optimiser allocates its state at the first step.
     """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
@@ -37,7 +37,7 @@ def epoch_updates(
 def _side_by_side(
     order: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], size: int, rng: random.Random
 ) -> list[list[int]]:
-    """`order` as updates of `size` examples: runs of one schema, about the longest first, each where fewest tokens are.
+    """`order` as updates of `size` examples: each run of one schema, roughly the longest first, goes where fewest tokens are.
 
     A run that no update has room for is divided.
     """
@@ -49,9 +49,9 @@ def _side_by_side(
     room, sums = [size] * len(updates), [0] * len(updates)
 
     def rank(run: list[int]) -> float:
-        return tokens(run) * (1 if schemas[run[0]][1] else rng.uniform(0.8, 1))  # else the same would meet in each epoch
+        return tokens(run) * (1 if schemas[run[0]][1] else rng.uniform(0.8, 1))  # else the same ones would meet in each epoch
 
-    for run in sorted(_runs(order, lengths, schemas, TOGETHER), key=rank, reverse=True):
+    for run in sorted(_runs(order, lengths, schemas, GROUP_SIZE), key=rank, reverse=True):
         while run:
             least = min(len(run), max(room))
             place = min((number for number, places in enumerate(room) if places >= least), key=sums.__getitem__)
@@ -63,7 +63,7 @@ def _side_by_side(
 
 
 def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[int]]:
-    """Examples by schema, in the order in which the schemas come first."""
+    """Examples grouped by schema, schemas in the order of their first example."""
     own: dict[Hashable, list[int]] = {}
     for index in examples:
         own.setdefault(schemas[index], []).append(index)
@@ -73,7 +73,7 @@ def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[i
 def _runs(
     examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], most: int, room: int = LONGEST
 ) -> list[list[int]]:
-    """Examples by schema, in runs of up to `most` and of `room` tokens, or of one example."""
+    """Examples of one schema in runs of up to `most` examples and `room` tokens, or of a single longer example."""
     runs: list[list[int]] = []
     for group in grouped(examples, schemas):
         schema = schemas[group[0]][1]
@@ -88,7 +88,7 @@ def _runs(
 
 
 def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
-    """Indices of `lengths` in so many lists of about the same sum: the longest first, each to the list with the least."""
+    """Indices of `lengths` in `bins` lists of about the same sum: longest first, each into the list with the least so far."""
     own: list[list[int]] = [[] for _ in range(bins)]
     sums = [0] * bins
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -99,7 +99,7 @@ def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
 
 
 def packed(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of `lengths` in rows of about the same sum, in as many as cost least: few waste attention, many padding."""
+    """Indices of `lengths` in rows of about the same sum; their number minimises the cost of attention and padding."""
 
     def cost(rows: list[list[int]]) -> float:
         longest = max(sum(lengths[index] for index in row) for row in rows)
@@ -109,17 +109,17 @@ def packed(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
-    """Tokenised examples -> a list a pack of each of input_ids, labels, position_ids and segments, and where examples end.
+    """Tokenised examples -> lists by pack of input_ids, labels, position_ids and segments; and where examples end.
 
-    An example has `input_ids`, of which the first `shared` are its schema, and `labels`. A pack is a schema, the questions that
-    share it, each followed by its answer, the next schema and so on: a row of `packed`. Every question stands at the positions
-    that follow its schema; labels are -100 but for answers. Segments number what may attend to each other: each schema a
-    multiple of SPAN, its questions the numbers behind it. The second value holds, for each pack, the examples in it with the
-    place of their last token.
+    An example has `labels` and `input_ids`, of which the first `shared` are its schema. A pack is a row of `packed`: a schema,
+    the questions that share it, each followed by its answer, the next schema and so on. The positions of each question follow
+    those of its schema; labels are -100 except for answers. Segments tell what may attend to what: each schema's number is a
+    multiple of SPAN, and its questions have the numbers after it. The second value holds, for each pack, (example, index of
+    its last token).
     """
     groups: dict[tuple, list[int]] = {}
     for number, row in enumerate(rows):
-        # what shares nothing stands by itself: side by side it would attend to nothing of each other, and cost a larger mask
+        # examples that share nothing stand by themselves: in a group they could not attend to each other, and enlarge the mask
         groups.setdefault(tuple(row["input_ids"][: row["shared"]]) or (-1 - number,), []).append(number)
     parts = []
     for schema, own in groups.items():
@@ -141,9 +141,9 @@ def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list
 
 
 def tree(beams: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
-    """Lists of tokens, with their common beginnings once -> tokens, and places among them: of what stands before each, of ends.
+    """Merge lists of tokens into a prefix tree -> tokens, for each the index of its parent, and for each list that of its end.
 
-    -1 is the place before the first.
+    The parent of a first token, and the end of an empty list, is -1.
     """
     places: dict[tuple[int, int], int] = {}
     tokens, before, ends = [], [], []
@@ -160,7 +160,7 @@ def tree(beams: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int
 
 
 def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]]) -> list[int]:
-    """Tokens of each schema's group among `examples`: the schema once, and all else of each; `lengths` are the examples'."""
+    """For each schema's group among `examples` its tokens, with the schema counted once; `lengths` include the schema."""
     found = []
     for group in grouped(examples, schemas):
         schema = schemas[group[0]][1]
@@ -171,17 +171,17 @@ def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequ
 def packed_passes(
     update: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], ranks: int, room: int, most: int = 0
 ) -> list[list[list[int]]]:
-    """An update as forward passes, each the examples of every rank: of about the same number of tokens, and `room` at most.
+    """An update as forward passes, each a list of examples per rank, with about the same number of tokens, at most `room`.
 
-    Longer is only an example that is so by itself. `most`: examples a pass and rank; 0: as many as there is room for.
+    Only a single example may be longer. `most`: examples per pass and rank; 0: as many as fit.
     """
-    together = min(TOGETHER, most or TOGETHER)
+    together = min(GROUP_SIZE, most or GROUP_SIZE)
     groups = _runs(update, lengths, schemas, together, min(LONGEST, room))
     tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
     count = max(-(-sum(tokens) // (ranks * room)), -(-len(update) // (ranks * most)) if most else 1)
     count = min(count, len(update) // ranks)
     while True:
-        while len(groups) < count * ranks:  # a rank without examples would wait for ever
+        while len(groups) < count * ranks:  # else a rank without examples would hang the others
             longest = max(range(len(groups)), key=lambda group: len(groups[group]))
             run = groups.pop(longest)
             groups += [run[: len(run) // 2], run[len(run) // 2 :]]
@@ -199,10 +199,10 @@ def packed_passes(
 def padded_passes(
     update: list[int], prompts: Sequence[int], answers: Sequence[int], ranks: int, room: int, most: int = 0
 ) -> list[list[list[int]]]:
-    """An update as forward passes, each the examples of every rank, for models that pad prompts and answers on their own.
+    """An update as forward passes, each a list of examples per rank, for models that pad prompts and answers separately.
 
-    Neighbours in length stand together. A pass of a rank has at most `room` tokens, padding included, or one example; `most`:
-    examples; 0: as many as there is room for.
+    Examples of similar length go together. A rank's pass has at most `room` tokens, padding included, or one example. `most`:
+    examples per pass and rank; 0: as many as fit.
     """
     order = sorted(update, key=lambda index: (-prompts[index], -answers[index]))
     parts: list[list[int]] = []
@@ -215,7 +215,7 @@ def padded_passes(
             longest = answers[index]
         parts[-1].append(index)
     wanted = min(-(-len(parts) // ranks), len(update) // ranks) * ranks
-    while len(parts) > wanted:  # a rank without examples would wait for ever
+    while len(parts) > wanted:  # else a rank without examples would hang the others
         pair = min(reversed(range(len(parts) - 1)), key=lambda part: len(parts[part]) + len(parts[part + 1]))
         parts[pair : pair + 2] = [parts[pair] + parts[pair + 1]]
     while len(parts) < wanted:
@@ -226,7 +226,7 @@ def padded_passes(
 
 
 def describe(prompts: Sequence[int], answers: Sequence[int], schemas: Sequence[tuple[Hashable, int]], size: int) -> str:
-    """Numbers of tokens, in words; where schemas are shared, what that leaves of an epoch in updates of `size` examples."""
+    """A line of token counts; where schemas are shared, also an epoch's tokens with and without that (`size`: of updates)."""
     line = (
         f"prompts: mean {sum(prompts) / len(prompts):.0f} tokens, longest {max(prompts):,} | SQL: mean "
         f"{sum(answers) / len(answers):.0f}, longest {max(answers):,}"

@@ -1,4 +1,4 @@
-"""The examples as a Hugging Face dataset, mapped once and cached on disk."""
+"""Examples as a Hugging Face dataset, tokenised once and cached on disk."""
 
 import inspect
 import sys
@@ -19,11 +19,11 @@ def encoded(
 ) -> "datasets.Dataset":
     """The examples (index, db_id, question, sql, values) with the columns that `encode(rows, schemas, tokenizer, limit)` adds.
 
-    `tokenizer` is a fast tokenizer of transformers, `limit` the most tokens of a prompt; `encode` gets the options, too. The
-    result is cached by a fingerprint of all that it depends on: the examples, their schemas, the source of the prompt and of
-    `encode`, the tokenizer, the limit and the options.
+    `tokenizer` is a fast tokenizer of transformers, `limit` a prompt's maximum number of tokens; `encode` also gets the
+    options. The cache's key is a fingerprint of all that the result depends on: the examples, their schemas, the source of the
+    module `prompt` and of `encode`, the tokenizer, the limit and the options.
     """
-    import datasets  # takes a second: not for those who only score
+    import datasets  # takes a second, which those who only score need not wait
     from datasets.fingerprint import Hasher
 
     rows = datasets.Dataset.from_list([asdict(example) for example in examples])

@@ -1,7 +1,7 @@
-"""The health of a run before its first update: what the model is about to see, held against what it has to be.
+"""Checks before a run's first update: whether the tokens and the first loss are what they should be.
 
-A model whose tokens are wrong trains smoothly all the same: its loss falls, and it answers badly. What goes wrong, and how
-much it costs, is measured in `tests/bench/why.py`.
+A model with wrong tokens trains smoothly all the same: its loss falls, but its answers are bad. `tests/bench/why.py` measures
+what such faults cost.
 """
 
 import math
@@ -13,20 +13,20 @@ from data.benchmark.prompt import target
 if TYPE_CHECKING:
     import datasets
 
-SHORTENED = 0.1  # of the prompts may lose schema
-READ = 200  # labels that are decoded, evenly spaced
-TAIL = 16  # tokens of a prompt that hold its end
-WORSE, BETTER = 0.9, 0.05  # first loss of a pretrained model: as a share of ln(vocabulary); in nats
-RANDOM = (0.5, 1.5)  # and of random weights, as shares of ln(vocabulary)
-LEARNED = 0.1  # nats a token, after which answers should be right
-KEYS = "primarykey:["  # stands in every prompt, near its end, whatever is left out
+SHORTENED = 0.1  # share of prompts that may lose parts of their schema
+READ = 200  # examples that are decoded, evenly spaced
+TAIL = 16  # last tokens of a prompt, in which its end is looked for
+WORSE, BETTER = 0.9, 0.05  # limits of a pretrained model's first loss: as a share of ln(vocabulary); in nats
+RANDOM = (0.5, 1.5)  # limits of the first loss of random weights, as shares of ln(vocabulary)
+LEARNED = 0.1  # nats per token, below which answers should be right
+KEYS = "primarykey:["  # in every prompt, near its end, whatever is left out
 
 
 def example_warnings(train: "datasets.Dataset", tokenizer, ending: str, collate: Callable, joined: bool) -> list[str]:
-    """What is wrong with the tokens that a model is about to see, in plain words.
+    """Warnings about the tokens that a model is about to see, in plain words.
 
-    `ending`: as `token_warnings` takes it; `joined`: as `batch_warnings`. `collate(rows, pad)` gives what the
-    model is trained on, tensors by name.
+    `ending` and `joined` are those of `token_warnings` and `batch_warnings`. `collate(rows, pad)` returns what the model is
+    trained on, tensors by name.
     """
     order = sorted(range(len(train)), key=list(map(len, train["input_ids"][:])).__getitem__)
     rows = [train[i] for i in (order[0], order[len(order) // 2], order[-1])]
@@ -35,13 +35,13 @@ def example_warnings(train: "datasets.Dataset", tokenizer, ending: str, collate:
 
 
 def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, joined: bool) -> list[str]:
-    """What is wrong with the tokens of the training examples, in plain words.
+    """Warnings about the tokens of the training examples, in plain words.
 
     `train` has the columns `sql`, `input_ids` and `labels` (token ids) and `shortened`; `tokenizer` is one of transformers;
-    `ending` is what every prompt has to end with; `joined`: the model reads prompt and SQL as one sequence, else a prompt has
-    an end of sequence of its own.
+    `ending` is what every prompt has to end with; `joined`: the model reads prompt and SQL as one sequence, else each prompt
+    ends with an end-of-sequence token.
     """
-    # whole columns: a dataset takes its time for each row
+    # whole columns: reading a dataset row by row is slow
     inputs, labels, sql = (train[name][:] for name in ("input_ids", "labels", "sql"))
     count, warnings = len(labels), []
     if (short := sum(train["shortened"][:])) > SHORTENED * count:
@@ -80,12 +80,12 @@ def token_warnings(train: Mapping[str, Sequence], tokenizer, ending: str, joined
 
 
 def squeezed(text: str) -> str:
-    """Text without white space, which vocabularies differ in."""
+    """Text without white space, in which decoded text may differ."""
     return "".join(text.split())
 
 
 def batch_warnings(batch: Mapping[str, Sequence[Sequence[int]]], rows: Sequence[Mapping], joined: bool) -> list[str]:
-    """What is wrong with how examples are put together, in plain words.
+    """Warnings about how examples are collated, in plain words.
 
     `batch` holds `input_ids` and `labels` of the examples `rows`, as lists, as the model is trained on them. `joined`:
     prompt and SQL are one sequence, as a decoder-only model learns them.
@@ -107,7 +107,7 @@ def batch_warnings(batch: Mapping[str, Sequence[Sequence[int]]], rows: Sequence[
 
 
 def first_loss(loss: float, vocabulary: int, pretrained: bool) -> tuple[str, list[str]]:
-    """What a first loss (nats a token) is to be compared with, and what it says that is wrong.
+    """-> (a line that compares the first loss, in nats per token, with a guess, warnings).
 
     A uniform guess among `vocabulary` tokens costs ln(vocabulary).
     """
@@ -125,7 +125,7 @@ def first_loss(loss: float, vocabulary: int, pretrained: bool) -> tuple[str, lis
 
 
 def learned(right: int, count: int, loss: float) -> str:
-    """What training on `count` examples alone says, of which `right` are answered right after it."""
+    """A verdict on the pipeline after training on `count` examples alone, of which `right` are then answered right."""
     if right >= 0.9 * count:
         return f"the pipeline can learn: {right} of the {count} examples are answered right, loss {loss:.3f}"
     cause = (

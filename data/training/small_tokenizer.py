@@ -1,4 +1,4 @@
-"""A small tokenizer made from the benchmark itself, for models that have no vocabulary of their own."""
+"""A small tokenizer made from the benchmark itself, for models without a vocabulary of their own."""
 
 from collections import Counter
 from math import log
@@ -10,17 +10,17 @@ from data.benchmark.schema import Benchmark
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# one piece each, where it is frequent: a line of the schema, a word, any other character; "▁" stands for a space
+# candidates for pieces: a line of the schema, a word, any other character; "▁" stands for a space
 WORDS = "▁?(?:Table▁[^]]*]|(?:foreign|primary)▁key:[^]]*]|\\w+|[^\\w▁])"
-LETTERS = 128  # pieces that are kept for characters
+LETTERS = 128  # pieces reserved for characters
 
 
 def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", size: int = 1900) -> "Tokenizer":
-    """A Unigram model of the `size` most frequent words of the training split, if it was read, and of characters.
+    """A Unigram model of the `size` most frequent words, and of characters, of the training (or else the evaluated) split.
 
-    It has up to size + LETTERS pieces. `special` are its first pieces, the last of them the unknown one; no piece holds a
-    character of `lacking`. Whole lines of schema as pieces keep the prompts of a small benchmark short enough for training on
-    a CPU.
+    It has up to size + LETTERS pieces. `special` are its first pieces, the last of them the unknown one; no piece contains a
+    character of `lacking`. Pieces for whole lines of schema keep the prompts of a small benchmark short enough for training
+    on a CPU.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -28,7 +28,7 @@ def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", 
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(Regex(r"\s+"), "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
     tokenizer.decoder = decoders.Metaspace()
-    texts: Counter[str] = Counter()  # many questions share their schema
+    texts: Counter[str] = Counter()  # counts, as many questions share their schema
     for example in benchmark.splits.get("train") or benchmark.splits[benchmark.evaluated]:
         said = prompt(example.question, benchmark.schemas[example.db_id], example.values)
         texts.update([*said.split("\n", 1), target(example.sql)])
@@ -40,7 +40,7 @@ def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", 
     letters: Counter[str] = Counter()
     for word, times in counts.items():
         letters.update({letter: times for letter in word})
-    # a script of thousands of characters leaves fewer words
+    # a script of thousands of characters leaves room for fewer words
     own = {*CUE.strip(), *(letter for letter, _ in letters.most_common(size // 2))}
     pieces = dict.fromkeys(sorted(own), -20.0)  # rarer than any word
     words = counts.most_common(min(size, size + LETTERS - len(own)))

@@ -1,4 +1,4 @@
-"""What a run learns from and is asked, as tokens: its examples, its updates, and what is wrong with them."""
+"""A run's examples as tokens, for training and evaluation, its updates, and warnings about them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from data.benchmark import sample, spider
 from data.benchmark.schema import Benchmark
 from data.common.errors import UserError
-from data.training.batches import TOGETHER, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
+from data.training.batches import GROUP_SIZE, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
 from data.training.cache import encoded
 from data.training.health import example_warnings
 from data.training.variation import vary
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load_benchmark(options: Mapping, base: Mapping) -> Benchmark:
-    """The benchmark that a script's options name; `base` says how what is trained was asked. Raises UserError."""
+    """The benchmark that a script's options name; `base` is that of `checkpoints.base_of`. Raises UserError."""
     directory = sample.build() if options["data"] == "sample" else options["data"]
     chosen = {name: options[name] for name in ("train_others", "overfit")}
     if options["overfit"]:
@@ -28,10 +28,10 @@ def load_benchmark(options: Mapping, base: Mapping) -> Benchmark:
 
 
 class TrainingData:
-    """The examples of a run as tokens, and the updates that they make.
+    """The examples of a run as tokens, and its updates.
 
-    `train` and `dev`: datasets with the columns of `cache.encoded`. `train` lacks questions that are too long; where none
-    is trained on, it is the split that is evaluated. `dev` is of that split what --eval_examples asks for, evenly spaced.
+    `train` and `dev`: datasets with the columns of `cache.encoded`. `train` lacks questions that are too long; without a
+    training split it is the evaluated split. `dev` holds --eval_examples of the evaluated split, evenly spaced.
     `updates`: optimiser steps of the whole run; `per_update`: examples in each, over all ranks.
     """
 
@@ -41,16 +41,16 @@ class TrainingData:
         options: Mapping,
         encode: Callable,
         tokenizer,
-        apart: bool,
+        padded: bool,
         **how: object,
     ):
         """Encode the examples, or read them from the cache.
 
-        `options` are a script's, by name; `encode` and `tokenizer` as `encoded` takes them, with `how`, of which `share` says
-        that examples share schemas. `apart`: prompts and answers are padded on their own, as for an encoder and a decoder.
+        `options` are a script's, by name; `encode`, `tokenizer` and `how` go to `encoded`; `share` in `how` says that examples
+        share schemas. `padded`: prompts and answers are padded separately, not packed.
         Raises UserError where all questions are too long.
         """
-        self.options, self.tokenizer, self.apart = options, tokenizer, apart
+        self.options, self.tokenizer, self.padded = options, tokenizer, padded
         evaluated, learned = benchmark.evaluated, "train" if "train" in benchmark.splits else benchmark.evaluated
 
         def tokens_of(asked: Benchmark, split: str) -> "datasets.Dataset":
@@ -65,11 +65,11 @@ class TrainingData:
         epoch = -(-self.questions // self.per_update)
         self.updates = 0 if options["eval_only"] else options["max_updates"] or options["epochs"] * epoch
         most = options["vary_schema"] if self.updates else 0.0
-        self.variants = max(1, -(-self.updates // epoch)) if most else 1  # epochs that are begun
+        self.variants = max(1, -(-self.updates // epoch)) if most else 1  # number of epochs begun
         if most:
             short = [benchmark.splits[learned][i] for i in fitting]
             asked = replace(benchmark, splits=benchmark.splits | {learned: short})
-            together = TOGETHER if how.get("share") else 1
+            together = GROUP_SIZE if how.get("share") else 1
             self.train = tokens_of(vary(asked, most, self.variants, options["seed"], together), learned)
         elif self.left_out:
             self.train = self.train.select(fitting)
@@ -82,11 +82,11 @@ class TrainingData:
         self.schemas = [(name if tokens else i, tokens) for i, (name, tokens) in enumerate(zip(self.train["db_id"], shared))]
 
     def _fitting(self, rows: "datasets.Dataset") -> list[int]:
-        """The places of the questions that fit --max_input_tokens, if need be without all that may leave their schemas."""
+        """Indices of the questions that fit --max_input_tokens, with schemas shortened as far as needed."""
         return [i for i, ids in enumerate(rows["input_ids"][:]) if len(ids) <= self.options["max_input_tokens"]]
 
     def health(self, ending: str, collate: Callable, joined: bool = False) -> tuple[str, list[str]]:
-        """What is learned from, in words, and what is wrong with it; the arguments are those of `example_warnings`."""
+        """A description of the training examples, and warnings about them; arguments as for `example_warnings`."""
         count = self.questions
         line = describe(self.prompts[:count], self.answers[:count], self.schemas[:count], self.per_update)
         warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, collate, joined)
@@ -103,9 +103,9 @@ class TrainingData:
         ), warnings
 
     def passes(self, ranks: int, room: int, start: int = 0, stop: int | None = None) -> list[list[list[list[int]]]]:
-        """For each update from `start` on its forward passes, of each the examples of every rank.
+        """For each update from `start` to `stop` its forward passes, each a list of examples per rank.
 
-        `room`: tokens of a rank's pass, of which --batch_size examples at most. What an update holds depends on neither.
+        A rank's pass has at most `room` tokens and, unless 0, --batch_size examples; neither changes what an update holds.
         Raises UserError where an update has fewer examples than there are ranks.
         """
         if self.updates and self.per_update < ranks:
@@ -119,14 +119,14 @@ class TrainingData:
                 own = slice(first, first + count)
                 updates = epoch_updates(self.lengths[own], self.schemas[own], self.per_update, self.options["seed"], epoch)
             chosen = [first + index for index in updates[place]]
-            if self.apart:
+            if self.padded:
                 found.append(padded_passes(chosen, self.prompts, self.answers, ranks, room, most))
             else:
                 found.append(packed_passes(chosen, self.lengths, self.schemas, ranks, room, most))
         return found
 
     def tokens(self, passes: Sequence[Sequence[Sequence[int]]]) -> tuple[int, int]:
-        """Tokens of the prompts of an update's passes, a shared schema once in each, and of the answers."""
+        """(tokens of prompts, tokens of answers) of an update's passes; a shared schema counts once per rank's pass."""
         batches = [batch for each in passes for batch in each]
         answers = sum(self.answers[i] for batch in batches for i in batch)
         return sum(sum(shared_tokens(batch, self.prompts, self.schemas)) for batch in batches), answers

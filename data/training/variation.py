@@ -1,7 +1,7 @@
-"""Another part of the schema each time a question is asked, so that a model learns to read schemas and not to know them.
+"""Vary the schema each time that a question is asked, so that a model learns to read schemas, not to memorise them.
 
-Spider's training questions ask 140 databases, each of which a model meets some 50 times an epoch in the same words; its dev
-questions ask 20 others.
+Spider's training questions are about 140 databases, each of whose schemas a model sees some 50 times per epoch; its dev
+questions are about 20 others.
 """
 
 import random
@@ -14,10 +14,10 @@ from data.training.batches import grouped
 
 
 def vary(benchmark: Benchmark, most: float, variants: int, seed: int, together: int = 1) -> Benchmark:
-    """The benchmark with its training questions `variants` times, one pass behind the other, with schemas of their own.
+    """Repeat the training questions `variants` times, one pass after another, with varied schemas.
 
-    `together`: so many questions of a database, drawn anew in each pass, have one schema, which they may share. Its columns
-    stand in another order, and of the tables and columns that none of their answers or values names a share is left out, drawn
+    Groups of up to `together` questions of a database, drawn anew in each pass, get one schema, which they may share. Its
+    columns are shuffled, and of the tables and columns that no answer or value of the group names a share is left out, drawn
     between 0 and `most`. Nothing changes where `most` is 0.
     """
     if not most:
@@ -54,7 +54,7 @@ def varied(examples: Sequence[Example], schema: Schema, most: float, rng: random
         for i, (table, name) in enumerate(schema.columns)
         if table == -1 or (table in tables and (_words(name) <= words or i in mentioned or rng.random() > share))
     ]
-    behind = columns[1:]  # the first is *
+    behind = columns[1:]  # the first column is *
     rng.shuffle(behind)
     columns = [columns[0], *behind]
     place = {old: new for new, old in enumerate(columns)}

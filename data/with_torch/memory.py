@@ -15,7 +15,7 @@ from data.common.errors import UserError
 from data.training.training_data import TrainingData
 from data.with_torch.search import does_not_fit
 
-ON_CPU = 16_384  # tokens of a forward pass where nothing is measured
+CPU_TOKENS = 16_384  # tokens of a forward pass where nothing is measured
 MOST = 32_768  # and where memory sets no limit: larger ones are no faster
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the layers, whose activations are recomputed
 SPARE = 0.03  # of a GPU's memory, for what lies between tensors
@@ -79,12 +79,12 @@ def forward_tokens(
     shares = dict(on=[1.0], off=[0.0]).get(choice) or (SHARES if measured else SHARES[:1])
     recompute(layers, shares[0])
     if not measured:
-        return given or ON_CPU
+        return given or CPU_TOKENS
 
     def all_fit(tokens: int) -> bool:
         batches = [batch for each in data.passes(ranks, tokens, 0, 1)[0] for batch in each]
         # of padded ones the first has the longest prompts, whose attention takes most
-        heaviest = batches[0] if data.apart else max(batches, key=lambda batch: sum(data.tokens([[batch]])))
+        heaviest = batches[0] if data.padded else max(batches, key=lambda batch: sum(data.tokens([[batch]])))
         batch = {name: tensor.to(device) for name, tensor in collate([data.train[i] for i in heaviest]).items()}
 
         def learn() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
-from data.answers.constrained import Grammars, Held
+from data.answers.constrained import ConstrainedBatch, Grammars
 from data.benchmark.schema import Schema
 
 
@@ -79,7 +79,7 @@ class Search:
         self.held = None
         if grammars:
             running = [[] if one.done else [tokens for tokens, _ in one.running] for one in known]
-            self.held = Held(grammars, schemas, running, beams)
+            self.held = ConstrainedBatch(grammars, schemas, running, beams)
             rows, pinned = count * beams, device.type == "cuda"
             self.masks = torch.full((rows, self.held.words), -1, dtype=torch.int32, pin_memory=pinned)
             self.allowed = torch.full((rows, 4 * self.held.words), 255, dtype=torch.uint8, device=device)

@@ -81,7 +81,7 @@ class Row:
     others: bool = False  # train_others.json, too
     plain: bool = False  # SQL in one spelling
     full: bool = False  # columns with their tables' names and alike in schema and SQL, to the token: --full_names
-    together: int = batches.TOGETHER  # questions of a shared schema side by side
+    together: int = batches.GROUP_SIZE  # questions of a shared schema side by side
     varied: float = 0.0  # each epoch columns in another order, without up to this share of what the answer does not need
 
 
@@ -172,7 +172,7 @@ def columns(row: Row, split: str, data: str, model: str, epoch: int) -> dict[str
     """What `llama_65b.encode` makes of a split for a row (of which only the prompt counts), with numbers and databases."""
     benchmark = benchmark_of(data, row.others, row.values, row.plain, row.full)
     if split == "train":
-        benchmark = vary(benchmark, row.varied, 1, epoch, batches.TOGETHER if row.order == "shared" else 1)
+        benchmark = vary(benchmark, row.varied, 1, epoch, batches.GROUP_SIZE if row.order == "shared" else 1)
     examples, schemas = benchmark.splits[split], benchmark.schemas
     rows = {name: [getattr(e, name) for e in examples] for name in ("index", "question", "db_id", "values", "sql")}
     tokenizer = script.load_tokenizer(script.Args(model=model))
@@ -344,7 +344,7 @@ def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device,
     for layer in layers:  # one compilation serves all of them
         layer.compile(dynamic=True)
     losses, began = [], time.perf_counter()
-    batches.TOGETHER = row.together
+    batches.GROUP_SIZE = row.together
     later = later_epochs(row, given) if row.varied else None
     for update in range(total):
         epoch, place = divmod(update, updates)
