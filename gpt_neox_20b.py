@@ -59,14 +59,14 @@ class Args:
     eval_batch_size: int = 128  # examples a GPU that are answered together; halved where they do not fit
     learning_rate: float = 2e-4  # peak; QLoRA's up to 13B, which had 1e-4 for 33B and 65B (Dettmers et al., 2023)
     warmup: float = 0.03  # share of the updates; then linear decay to 0
-    max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: none of Spider's
+    max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: 2 % of Spider's
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
     num_beams: int = 1  # candidates; the first counts that runs and returns rows; 1: greedy
     lora_rank: int = 16  # on all layers more is not better in large models (Dettmers et al., 2023); a small one gains by 64
     lora_alpha: int = 16  # QLoRA's
     lora_dropout: float = 0.0  # on the input of the LoRA layers; more than 0 takes memory
-    lora_targets: str = "all-linear"  # or names of layers, comma between: query_key_value
+    lora_targets: str = "all-linear"  # or names of layers, comma between; the MLP: dense_h_to_4h,dense_4h_to_h
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations: less memory, a third slower
     compile: Literal["auto", "on", "off"] = "auto"  # compile the layers: faster after a minute or two; needs a C compiler
     eval_every: int = 500  # updates between evaluations; 0: only at the end
@@ -192,7 +192,7 @@ def encode(rows: dict, schemas: dict[str, Schema], tokenizer: Tokenizer, limit: 
 
 
 def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
-    """Examples -> input_ids (prompt, cue, SQL, end), labels (-100 but for SQL and end), position_ids, segments: `packs_of`."""
+    """Examples -> input_ids (prompt, cue, SQL, end), labels (`shared_packs`: -100 but on SQL and end), positions, segments."""
     return packs_of(rows, pad)[0]
 
 
@@ -227,6 +227,7 @@ def load_base(args: Args, base: dict, config: PretrainedConfig, device: torch.de
     """The frozen model in 4 bits. Raises UserError where it does not fit the memory."""
     skeleton = quantised.skeleton_of(AutoModelForCausalLM, config, quantization())
     quantised.check_room(skeleton, device, spread=args.device_map == "auto")
+    quantised.lora_targets(skeleton, args.lora_targets)  # what is wrong with them is said before weights are read
     if base["tiny"] or base["random_weights"]:
         model = quantised.random_base(skeleton, base["seed"], device, quantization())
     else:
@@ -270,7 +271,7 @@ class AnswerLoss(torch.nn.Module):
         self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor, segments: torch.Tensor
     ) -> torch.Tensor:
         causal = self.model.get_base_model()
-        # to be added to the scores, else each layer makes one of its own from it and keeps that
+        # additive: each layer would convert a boolean mask anew, and keep the result
         mask = torch.where(visible(segments), 0.0, -torch.inf).to(quantization().bnb_4bit_compute_dtype)
         inputs = dict(input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
         hidden = causal.base_model(**inputs, use_cache=False).last_hidden_state
@@ -453,9 +454,8 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     """One run: training, its evaluations and its checkpoints."""
     gpu = torch.cuda.is_available()
     compiled = compiles(args.compile, gpu, args.max_updates, args.eval_only)
-    # no autocast in single steps: the base computes in bf16 as it is, and LoRA's float32 weights in TF32, which is faster;
-    # where layers are compiled, its conversions cost nothing
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
+    # autocast where layers are compiled: elsewhere its casts take longer than LoRA's float32 weights in TF32
     accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu and compiled else "no", **tracker)
     torch.set_float32_matmul_precision("high")
     ranks, device = accelerator.num_processes, accelerator.device
@@ -485,7 +485,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     set_seed(args.seed, device_specific=True)  # dropout differs
     quantised.leave_base_out(accelerator)
 
-    state = folder.rewind(load(accelerator, model, folder.path / "last")) if args.resume else dict(START)
+    state = folder.rewind(load(accelerator, model, folder.path / "last"), data.updates) if args.resume else dict(START)
     start, total, stopping, stop = state["update"], data.updates, False, Stop()
     keeping = args.save_every >= 0 and not args.eval_only
     plan = data.passes(ranks, room, start)

@@ -354,6 +354,12 @@ def test_a_model_quantised_otherwise_is_refused(script, run, directory):
         trained(script, run, directory, "run")
 
 
+def test_names_of_targets_may_stand_apart(script, run):
+    names = ", ".join(script.PUBLISHED["lora_targets"].split(","))
+    done = run(script, *FEW, "--max_updates", "1", "--lora_targets", names)
+    assert done["result"]["updates"] == 1
+
+
 def test_targets_that_are_not_there_are_refused_with_those_that_are(script, run):
     there = {"gpt_neox_20b": "dense,dense_4h_to_h", "llama_65b": "down_proj,gate_proj"}[script.SCRIPT]
     with pytest.raises(UserError, match=f"--lora_targets q,nothing: the model has {there}"):

@@ -125,7 +125,7 @@ def test_a_resumed_run_keeps_its_folder_and_the_log_up_to_its_checkpoint(folder)
     (folder.path / "last.tmp").mkdir()
     again = RunFolder(folder.path, "some_script")
     again.start(OPTIONS, DATA, ["GPU"], resume=True)
-    again.rewind(STATE | dict(update=2, evaluated=0))
+    again.rewind(STATE | dict(update=2, evaluated=0), 5)
     again.log({"event": "update", "update": 2})
     log = [json.loads(line) for line in lines(folder.path / "log.jsonl")]
     assert [(entry["event"][0], entry["update"]) for entry in log] == [("u", 0), ("u", 1), ("e", 0), ("u", 2)]
@@ -165,7 +165,7 @@ def test_a_run_from_before_an_option_goes_on_without_it(folder, capsys):
 def test_warnings_stay_in_the_log_of_a_resumed_run(folder, capsys):
     folder.health(0, "looked at", ["something is off"])
     assert capsys.readouterr().out == "looked at\nWARNING: something is off\n"
-    folder.rewind(STATE)
+    folder.rewind(STATE, 5)
     assert [json.loads(line)["warnings"] for line in lines(folder.path / "log.jsonl")] == [["something is off"]]
 
 
@@ -255,12 +255,21 @@ def test_what_is_no_run_is_not_resumed(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_run_that_has_made_more_updates_than_it_shall_is_not_resumed(folder):
+    before = files(folder.path)
+    with pytest.raises(
+        UserError, match="the run has made 4 updates, and the options ask for 2: raise --epochs or --max_updates"
+    ):
+        folder.rewind(STATE | dict(update=4), 2)
+    assert files(folder.path) == before
+
+
 def test_other_ranks_write_nothing(tmp_path, capsys):
     other = RunFolder(tmp_path / "run", "some_script", main=False)
     for resume in (False, True):
         other.start(OPTIONS, DATA, ["GPU"], resume)
     other.log({"event": "update"})
-    other.rewind(STATE)
+    assert other.rewind(STATE, 5) == STATE
     state = other.log_update(STATE, 1, 8, (90, 10), (4, 5), **record())
     assert other.log_evaluation(dict(STATE), 1, ROWS, FIGURES)
     other.predictions(ROWS)

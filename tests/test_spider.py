@@ -340,7 +340,7 @@ def test_a_db_id_that_names_no_folder(spider, db_id):
 def test_a_missing_database(spider):
     path = spider / "database/pets/pets.sqlite"
     path.unlink()
-    assert complaint(spider).startswith(f"{path} is missing: copy the whole database/ folder")
+    assert complaint(spider).startswith(f"{path} is missing: name a SQLite file, or copy database/ beside the questions")
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite", b"SQLite format 2\0", b"<html>Not found</html>", b"\0" * 4096])

@@ -1,12 +1,15 @@
 """What a run learns from: how many updates it makes, in which forward passes, and how many tokens these hold."""
 
+import sys
 from collections import Counter
 
+import datasets
 import pytest
 
 from data.benchmark import sample, spider
 from data.common.errors import UserError
 from data.training.batches import GROUP_SIZE, epoch_updates
+from data.training.cache import encoded
 from data.training.small_tokenizer import word_tokenizer
 from data.training.training_data import TrainingData
 from llama_65b import Tokenizer
@@ -35,6 +38,42 @@ def make(benchmark):
         return TrainingData(benchmark, OPTIONS | options, encode, tokenizer, padded, **(dict(share=True) if share else {}))
 
     return go
+
+
+PREFIX = "ask"
+
+
+def worded(question: str) -> str:
+    return f"{PREFIX}: {question}"
+
+
+def encode_worded(rows, schemas, tokenizer, limit):
+    lengths = [len(part) for part in map(lambda question: worded(question), rows["question"])]
+    return dict(input_ids=[[1] * length for length in lengths])
+
+
+def longer(question: str) -> str:
+    return f"please answer: {question}"
+
+
+def test_tokens_are_made_anew_where_what_makes_them_has_changed(benchmark, monkeypatch, tmp_path):
+    """Also where a function or a constant has that it uses: a run would learn from the prompts of an earlier one."""
+    tokenizer = Tokenizer(tokenizer_object=word_tokenizer(benchmark, special=["<unk>"]))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    few = benchmark.splits["train"][:3]
+
+    def lengths() -> list[int]:
+        rows = encoded(few, benchmark.schemas, encode_worded, tokenizer, 100)
+        return [len(ids) - len(example.question) for ids, example in zip(rows["input_ids"], few)]
+
+    assert lengths() == [5] * 3
+    made = set(tmp_path.rglob("*.arrow"))
+    assert lengths() == [5] * 3 and set(tmp_path.rglob("*.arrow")) == made
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "PREFIX", "answer")
+    assert lengths() == [8] * 3
+    monkeypatch.setattr(here, "worded", longer)
+    assert lengths() == [15] * 3
 
 
 def examples_of(passes: list[list[list[int]]]) -> list[int]:

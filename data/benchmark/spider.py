@@ -219,7 +219,7 @@ def check_database(path: Path) -> None:
     try:
         in_wal_mode(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: copy the whole database/ folder beside the questions") from None
+        raise UserError(f"{path} is missing: name a SQLite file, or copy database/ beside the questions") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
     except sqlite3.DatabaseError:

@@ -54,6 +54,10 @@ def resolve_options(args: Options, default: type[Options], published: dict) -> O
             print(f"changed by the command line: {', '.join(own)}")
     if (args.db or args.ask) and args.model == default.model and checkpoint_of(args.out):
         args.model = args.out
+    if args.tiny and args.model != default.model and not checkpoint_of(args.model):
+        raise UserError(
+            f"--model {args.model} is no run or checkpoint, and --tiny makes its own model: name a run, or leave one out"
+        )
     if args.overfit:
         args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
     if (args.eval_only or args.overfit) and args.out == default.out:
@@ -75,6 +79,8 @@ def check_options(options: dict) -> None:
         raise UserError(f"--split {options['split']} is to score a model that is finished: give --eval_only, too")
     if options["tiny"] and options["random_weights"]:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
+    if options.get("eval_only") and options.get("resume"):
+        raise UserError("--eval_only scores a model and trains nothing that could be resumed: name it with --model")
     if options.get("overfit") and options.get("resume"):
         raise UserError("--overfit keeps no checkpoint to go on from: start it without --resume")
     if options.get("compile") == "on" and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):

@@ -127,11 +127,15 @@ class RunFolder:
             raise UserError(f"{self.path} would go on as another run ({listed}): give what it was started with, or --force")
         return started
 
-    def rewind(self, state: dict) -> dict:
+    def rewind(self, state: dict, total: int) -> dict:
         """Remove from `log.jsonl` what came after a checkpoint's `state`, from which a run resumes, and return the state.
 
-        Also removes incomplete lines, and the leftovers of an interrupted save.
+        Also removes incomplete lines, and the leftovers of an interrupted save. Raises UserError where the run has made more
+        updates than `total`, those it shall have.
         """
+        if state["update"] > total:
+            made = f"the run has made {state['update']:,} updates, and the options ask for {total:,}"
+            raise UserError(f"{made}: raise --epochs or --max_updates")
         if not self.main:
             return state
         for name in ("last.tmp", "last.old", "best.tmp"):

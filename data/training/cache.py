@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +21,14 @@ def encoded(
 
     `tokenizer` is a fast tokenizer of transformers, `limit` a prompt's maximum number of tokens; `encode` also gets the
     options. The cache's key is a fingerprint of all that the result depends on: the examples, their schemas, the source of the
-    module `prompt` and of `encode`, the tokenizer, the limit and the options.
+    module `prompt` and of `encode` with what it uses of its own module, the tokenizer, the limit and the options.
     """
     import datasets  # takes a second, which those who only score need not wait
     from datasets.fingerprint import Hasher
 
     rows = datasets.Dataset.from_list([asdict(example) for example in examples])
     schemas = {db_id: schemas[db_id] for db_id in sorted(set(rows["db_id"]))}
-    source = [inspect.getsource(prompt), inspect.getsource(encode)]
+    source = [inspect.getsource(prompt), *_sources(encode, set())]
     fingerprint = Hasher.hash([rows[:], schemas, source, tokenizer.backend_tokenizer.to_str(), limit, options])
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -42,3 +42,20 @@ def encoded(
         new_fingerprint=fingerprint,
         desc="tokens",
     )
+
+
+def _sources(function: Callable, seen: set[str]) -> Iterator[str]:
+    """The source of a function and of those of its module that it calls, and the module's constants that they use."""
+    yield inspect.getsource(function)
+    codes, names = [function.__code__], []
+    while codes:  # a function within it has code of its own
+        code = codes.pop()
+        codes += [part for part in code.co_consts if inspect.iscode(part)]
+        names += code.co_names
+    for name in sorted({*names} - seen):
+        seen.add(name)
+        value = function.__globals__.get(name)
+        if inspect.isfunction(value) and value.__module__ == function.__module__:
+            yield from _sources(value, seen)
+        elif isinstance(value, str | int | float | tuple | list | dict):
+            yield f"{name} = {value!r}"

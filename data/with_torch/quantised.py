@@ -92,7 +92,7 @@ def check_room(model: torch.nn.Module, device: torch.device, spread: bool = Fals
 def lora_targets(model: torch.nn.Module, wanted: str) -> str | list[str]:
     """--lora_targets as PEFT takes them. Raises UserError for layers that are not there."""
     linear = {path.split(".")[-1] for path in linear_layers(model)}
-    targets = wanted if wanted == "all-linear" else wanted.split(",")
+    targets = wanted if wanted == "all-linear" else [name.strip() for name in wanted.split(",")]
     if targets != "all-linear" and not set(targets) <= linear:
         raise UserError(f"--lora_targets {wanted}: the model has {','.join(sorted(linear))}, or all-linear")
     return targets
