@@ -278,6 +278,11 @@ def test_such_a_run_has_nothing_to_go_on_from():
         check_options(dict(tiny=True, random_weights=False, overfit=32, resume=True))
 
 
+def test_an_evaluation_is_not_resumed():
+    with pytest.raises(UserError, match="--eval_only scores a model and trains nothing that could be resumed"):
+        check_options(dict(tiny=True, random_weights=False, eval_only=True, resume=True))
+
+
 def test_what_the_end_of_such_a_run_says():
     assert learned(29, 32, 0.05) == "the pipeline can learn: 29 of the 32 examples are answered right, loss 0.050"
     assert "does NOT learn: 3 of the 32" in learned(3, 32, 0.01) and "not what was learned" in learned(3, 32, 0.01)

@@ -297,6 +297,13 @@ def test_a_resumed_run_refuses_to_become_another(run, script):
     assert sorted(longer["losses"]) == list(range(5))
 
 
+@pytest.mark.parametrize("more", [[], ["--eval_only"], ["--ask", "How many?", "--db", "shop.sqlite"]])
+def test_tiny_takes_no_other_model_for_a_run(run, script, more, tmp_path):
+    """It would train or score fresh random weights under the name of that run."""
+    with pytest.raises(UserError, match="--model .*nowhere is no run or checkpoint, and --tiny makes its own model"):
+        run(script, "--model", str(tmp_path / "nowhere"), *more)
+
+
 def test_a_trial_leaves_its_result_and_no_checkpoint(run, script):
     """45 GB of T5-3B's random weights and moments are worth nothing."""
     done = run(script, *FEW, "--save_every", "-1")
