@@ -20,10 +20,10 @@ FEW = ("--max_updates", "3", "--update_examples", "4", "--eval_examples", "2", "
 SCRIPTS = {T5_3B: 4, flan_t5_base: 4, gpt_neox_20b: 4, llama_65b: 4}  # layers of the tiny model
 
 
-SLOW = [pytest.param(script, marks=pytest.mark.slow) for script in (flan_t5_base, gpt_neox_20b)]
+SLOW = [pytest.param(script, marks=pytest.mark.slow) for script in (T5_3B, flan_t5_base, gpt_neox_20b)]
 
 
-@pytest.fixture(params=[T5_3B, llama_65b, *SLOW], ids=lambda script: script.SCRIPT)
+@pytest.fixture(params=[llama_65b, *SLOW], ids=lambda script: script.SCRIPT)
 def script(request):
     return request.param
 

@@ -31,6 +31,12 @@ FEW += ["--max_updates", "3"]
 LOAD = spider.load
 
 
+# what the scripts do alike is tested of all four, of two among the tests that are not slow
+TWO = pytest.mark.parametrize(
+    "script", [SCRIPTS[0], SCRIPTS[3], *(pytest.param(name, marks=pytest.mark.slow) for name in SCRIPTS[1:3])], indirect=True
+)
+
+
 @pytest.fixture(params=SCRIPTS)
 def script(request):
     return importlib.import_module(request.param)
@@ -288,6 +294,7 @@ class Based(torch.nn.Module):
         return self.base
 
 
+@TWO
 def test_a_resumed_run_refuses_to_become_another(run, script):
     options = [*FEW, "--save_every", "1"]
     run(script, *options)
@@ -311,6 +318,7 @@ def test_a_trial_leaves_its_result_and_no_checkpoint(run, script):
     assert not [name for name in ("last", "best") if (done["folder"] / name).exists()]
 
 
+@TWO
 def test_a_checkpoint_with_half_a_file_is_named(run, script):
     folder = run(script, *FEW)["folder"]
     victim = max((path for path in (folder / "last").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)

@@ -322,6 +322,9 @@ def test_a_schema_counts_once_a_batch():
 # ----------------------------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.parametrize(
+    "script", [llama_65b, pytest.param(gpt_neox_20b, marks=pytest.mark.slow)], ids=["llama_65b", "gpt_neox_20b"], indirect=True
+)
 def test_a_run_shares_and_what_loads_it_does_too(run, script, monkeypatch, capsys):
     done = run(script, *FEW)
     shared, alone = re.search(r"an epoch: ([0-9,]+) tokens, ([0-9,]+) if schemas", capsys.readouterr().out).groups()
