@@ -215,7 +215,7 @@ def test_a_launcher_without_deepspeed_says_so(monkeypatch):
 def test_the_small_model_learns_the_sample(tmp_path):
     words = [sys.executable, "T5_3B.py", "--tiny", "--out", str(tmp_path / "run")]
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=hidden, timeout=900)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=hidden, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     result = records(tmp_path / "run")["result"]
     assert result["n"] == 300 and result["execution_accuracy"] >= 0.5

@@ -238,7 +238,7 @@ def test_an_evaluation_batch_that_does_not_fit_is_halved(script, run, monkeypatc
 def command(script, options: list[str], code: int = 0) -> subprocess.CompletedProcess:
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     words = [sys.executable, f"{script.SCRIPT}.py", "--tiny", *options]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=hidden, timeout=900)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=hidden, timeout=1800)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
