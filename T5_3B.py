@@ -131,7 +131,7 @@ from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, draw_weights, numel, tokenizer_of
 from data.with_torch.processes import peak_memory
 from data.with_torch.search import Hypotheses, Search
-from data.with_torch.t5 import add_pieces, lean_biases
+from data.with_torch.t5 import add_pieces, contiguous_biases
 
 # ------------------------------------------------------------------------------------------------------------ tokens
 
@@ -214,7 +214,7 @@ def load_model(args: Args, base: dict, config: Config, tokenizer: Tokenizer, dev
         how = dict(dtype=torch.float32, device_map={"": device})
         model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint or base["model"], config=config, **how)
     check_vocabulary(model, tokenizer, base["model"])
-    lean_biases(model)
+    contiguous_biases(model)
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.float())  # bf16 would round the loss
     if not checkpoint:
         rows, alike = tokenizer.convert_tokens_to_ids(PIECES), tokenizer.convert_tokens_to_ids([">", "▁>"])

@@ -132,7 +132,7 @@ from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, numel, tokenizer_of
 from data.with_torch.processes import launch, peak_memory
 from data.with_torch.search import Hypotheses, Search
-from data.with_torch.t5 import add_pieces, lean_biases
+from data.with_torch.t5 import add_pieces, contiguous_biases
 
 # ------------------------------------------------------------------------------------------------------------ tokens
 
@@ -223,7 +223,7 @@ def load_model(args: Args, base: dict, config: Config, tokenizer: Tokenizer, dev
         how = dict(quantization_config=quantization(), dtype=quantization().bnb_4bit_compute_dtype, device_map={"": device})
         model = AutoModelForSeq2SeqLM.from_pretrained(base["model"], config=config, **how)
     check_vocabulary(model, tokenizer, base["model"])
-    lean_biases(quantised.keep_packed(model))
+    contiguous_biases(quantised.keep_packed(model))
     # else PEFT takes the two for one, and leaves out the rows of the output layer
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
     checkpoint = checkpoint_of(args.model)

@@ -52,19 +52,19 @@ def step(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[float,
     return loss.item(), [weight.grad.clone() for weight in model.parameters()]
 
 
-def test_lean_biases_change_neither_loss_nor_gradient_and_lie_row_by_row():
+def test_contiguous_biases_change_neither_loss_nor_gradient_and_lie_row_by_row():
     model, batch = small()
     attention = model.encoder.block[0].layer[0].SelfAttention
     assert not attention.compute_bias(7, 7).is_contiguous()  # else there is nothing to mend
     found = []
-    for mend in (lambda model: None, script.lean_biases):
+    for mend in (lambda model: None, script.contiguous_biases):
         mend(model)
         found.append(step(model, batch))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         assert (one - other).norm() <= 1e-5 * one.norm()
     with torch.autocast("cpu", torch.bfloat16):
-        for mend in (lambda attention: vars(attention).pop("compute_bias"), lambda attention: script.lean_biases(model)):
+        for mend in (lambda attention: vars(attention).pop("compute_bias"), lambda attention: script.contiguous_biases(model)):
             mend(attention)
             found.append(step(model, batch))
     for one, other in zip(found[2][1], found[3][1], strict=True):  # the bias's own gradient is summed in bf16, too
@@ -74,7 +74,7 @@ def test_lean_biases_change_neither_loss_nor_gradient_and_lie_row_by_row():
         assert attention.compute_bias(7, 7).dtype == torch.bfloat16
 
 
-def test_a_loaded_model_has_lean_biases():
+def test_a_loaded_model_has_contiguous_biases():
     args = replace(script.Args(), **script.TINY, tiny=True)
     benchmark = spider.load(sample.build())
     base = dict(model="none", tiny=True, random_weights=False, seed=0)

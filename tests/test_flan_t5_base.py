@@ -86,7 +86,7 @@ def test_padding_is_masked_by_length_even_where_pad_and_end_share_an_id():
 # ------------------------------------------------------------------------------------------------------------- model
 
 
-def test_a_loaded_model_has_lean_biases(model):
+def test_a_loaded_model_has_contiguous_biases(model):
     for stack in (model.get_base_model().encoder, model.get_base_model().decoder):
         assert stack.block[0].layer[0].SelfAttention.compute_bias(7, 7).is_contiguous()
 

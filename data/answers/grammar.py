@@ -20,7 +20,6 @@ Untrained models write what repeats for ever if they may. Nothing may here: list
 set operations and SELECTs within SELECTs all have a longest form.
 """
 
-import argparse
 import random
 import re
 import unicodedata
@@ -34,6 +33,7 @@ from data.benchmark.sample import build
 from data.benchmark.schema import Example, Schema, database_file
 from data.benchmark.spelling import KEYWORDS, spelled
 from data.benchmark.spider import files_of, read_examples, read_schemas, splits_in
+from data.common.commands import command_parser
 from data.common.errors import UserError, printable
 from data.sqlite.execute import TIMED_OUT, Executor, explained
 
@@ -856,13 +856,7 @@ def check(root: Path, walk: int = 0) -> Iterator[str]:
 
 
 def main() -> None:
-    summary, _, description = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python3 -m data.grammar",
-        description=summary,
-        epilog=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("grammar", __doc__)
     parser.add_argument("--data", metavar="DIR", required=True, help="directory in Spider's layout, or `sample`")
     parser.add_argument("--walk", type=int, default=0, metavar="N", help="also write and run N statements at random")
     args = parser.parse_args()

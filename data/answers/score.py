@@ -15,7 +15,6 @@ stand in `exact_match`. Figures are comparable only under equal rules, so these 
 dropped (official) or kept, and whether values are the prediction's own or plugged in from the gold.
 """
 
-import argparse
 import itertools
 import json
 import math
@@ -30,6 +29,7 @@ from data.benchmark.prompt import clean_sql, target
 from data.benchmark.sample import build
 from data.benchmark.schema import Benchmark, Example
 from data.benchmark.spider import MEND_EXAMPLES, check_database, files_of, load, read_schemas
+from data.common.commands import command_parser
 from data.common.errors import UserError
 from data.common.files import read_object, read_records, write_atomically
 from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, MAX_SECONDS, TOO_LONG, Comparison, Executor
@@ -366,13 +366,7 @@ def report(rows: Sequence[dict], figures: dict, rules: dict[str, str]) -> str:
 
 
 def main() -> None:
-    summary, _, description = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python3 -m data.score",
-        description=summary,
-        epilog=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("score", __doc__)
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN_FOLDER", help="score this run's predictions again")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="one SQL a line")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="SQL, tab and db_id a line")

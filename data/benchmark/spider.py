@@ -11,7 +11,6 @@ Questions are objects with `db_id`, `question` and `query`: a list of them in JS
 table (`.csv`); each may be packed by gzip (`dev.jsonl.gz`).
 """
 
-import argparse
 import json
 import os
 import sqlite3
@@ -24,6 +23,7 @@ from data.benchmark.prompt import target
 from data.benchmark.schema import SUFFIXES, Benchmark, Example, Schema, database_file
 from data.benchmark.spelling import spelled
 from data.benchmark.values import Values
+from data.common.commands import command_parser
 from data.common.errors import UserError, printable
 from data.common.files import read_records, write_atomically
 from data.sqlite.execute import Executor, in_wal_mode, quoted, read_database, readable
@@ -451,13 +451,7 @@ def _databases_in(folder: Path) -> list[tuple[Path, str]]:
 
 
 def main() -> None:
-    summary, _, description = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python3 -m data.spider",
-        description=summary,
-        epilog=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("spider", __doc__)
     parser.add_argument("directory", nargs="*", metavar="DIR", help="a directory in Spider's layout, or to be")
     parser.add_argument("--make", action="store_true", help="write DIR/tables.json from the SQLite files in DIR/database/")
     parser.add_argument("--guess_foreign_keys", action="store_true", help="with --make: also keys that are not declared")

@@ -1,1 +1,1 @@
-"""Shared by all of `data`: errors that a user sees in one line, and files. Imports nothing else of `data`."""
+"""Shared by all of `data`: errors that a user sees in one line, files, and command lines. Imports nothing else of `data`."""

@@ -19,18 +19,18 @@ def add_pieces(tokenizer: PreTrainedTokenizerFast, pieces: Sequence[str]) -> Pre
     return tokenizer
 
 
-def lean_biases(model: torch.nn.Module) -> None:
-    """Have the position biases made as attention takes them: in autocast's type and row by row.
+def contiguous_biases(model: torch.nn.Module) -> None:
+    """Make the model's position biases in the form that attention needs: contiguous, and in autocast's type.
 
-    transformers lays them out head by head within a position, in float32, and each layer lays the mask of every example over
-    them: a tensor as large as the scores, that each would have to convert, forward and backward.
+    transformers makes them in float32, with the heads of a position side by side. Each layer adds every example's mask to them,
+    and would then have to convert a tensor as large as the scores, forward and backward.
     """
 
-    def lean(compute: Callable[..., torch.Tensor], *lengths, **how) -> torch.Tensor:
+    def contiguous(compute: Callable[..., torch.Tensor], *lengths, **how) -> torch.Tensor:
         bias = compute(*lengths, **how)
         kind = bias.device.type
         return bias.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else bias.dtype).contiguous()
 
     for stack in (model.encoder, model.decoder):
         attention = stack.block[0].layer[0].SelfAttention
-        attention.compute_bias = partial(lean, attention.compute_bias)
+        attention.compute_bias = partial(contiguous, attention.compute_bias)

@@ -111,7 +111,7 @@ def build(script: ModuleType, args, config, device: torch.device, training: bool
         return model if training or device.type == "cpu" else model.to(torch.bfloat16)
     if training:
         model = prepare_model_for_kbit_training(model)
-    targets = args.lora_targets if args.lora_targets == "all-linear" else args.lora_targets.split(",")
+    targets = quantised.lora_targets(model, args.lora_targets)
     kind = "SEQ_2_SEQ_LM" if config.is_encoder_decoder else "CAUSAL_LM"
     return get_peft_model(model, LoraConfig(
         task_type=kind, r=args.lora_rank, lora_alpha=args.lora_alpha, target_modules=targets,
