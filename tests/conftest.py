@@ -22,6 +22,13 @@ def threads():
     os.environ["OMP_NUM_THREADS"] = str(count)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def hangups():
+    """Let the processes of tests hear SIGHUP under nohup, too: a program inherits what is ignored, and not what is handled."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
 @pytest.fixture(autouse=True)
 def signals():
     """A run in this process listens to signals: afterwards they are pytest's again."""
