@@ -63,6 +63,7 @@ class Args:
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
     num_beams: int = 1  # candidates; the first counts that runs and returns rows; 1: greedy
+    base_16bit: bool = False  # LoRA on the base in bf16, as it is stored, not in 4 bits; a run keeps its choice
     lora_rank: int = 16  # on all layers more is not better in large models (Dettmers et al., 2023); a small one gains by 64
     lora_alpha: int = 16  # QLoRA's
     lora_dropout: float = 0.0  # on the input of the LoRA layers; more than 0 takes memory
@@ -140,7 +141,7 @@ from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch import quantised
 from data.with_torch.answering import Questions
 from data.with_torch.memory import compiles, forward_tokens
-from data.with_torch.models import check_vocabulary, config_of, count_parameters, numel, tokenizer_of
+from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import packs_of, visible
 from data.with_torch.processes import launch, peak_memory
 from data.with_torch.search import Hypotheses, Search, branch
@@ -207,12 +208,8 @@ TINY_CONFIG = CONFIG | dict(vocab_size=2048, hidden_size=128, intermediate_size=
 def load_config(args: Args, base: dict) -> PretrainedConfig:
     """The architecture. Raises UserError where this script does not train it, or this machine cannot."""
     config = config_of(base, AutoModelForCausalLM, Config, TINY_CONFIG if base["tiny"] else CONFIG, SCRIPT)
-    if args.max_input_tokens + args.max_output_tokens > config.max_position_embeddings:
-        raise UserError(f"--max_input_tokens {args.max_input_tokens} and --max_output_tokens {args.max_output_tokens} are more "
-                        f"than the model's {config.max_position_embeddings:,} positions: lower them")  # fmt: skip
-    stored = getattr(config, "quantization_config", None)
-    if stored and not stored.get("load_in_4bit"):
-        raise UserError(f"the model {base['model']} is quantised by {stored.get('quant_method')}: name its 16-bit original")
+    fit_positions(config, asdict(args))
+    quantised.check_stored(config, base)
     return config
 
 
@@ -224,8 +221,9 @@ def quantization() -> BitsAndBytesConfig:
 
 
 def load_base(args: Args, base: dict, config: PretrainedConfig, device: torch.device) -> torch.nn.Module:
-    """The frozen model in 4 bits. Raises UserError where it does not fit the memory."""
-    skeleton = quantised.skeleton_of(AutoModelForCausalLM, config, quantization())
+    """The frozen model, in 4 bits or 16. Raises UserError where it does not fit the memory."""
+    packed = not base["base_16bit"]
+    skeleton = quantised.skeleton_of(AutoModelForCausalLM, config, quantization(), packed)
     quantised.check_room(skeleton, device, spread=args.device_map == "auto")
     quantised.lora_targets(skeleton, args.lora_targets)  # what is wrong with them is said before weights are read
     if base["tiny"] or base["random_weights"]:
@@ -235,14 +233,14 @@ def load_base(args: Args, base: dict, config: PretrainedConfig, device: torch.de
         how = dict(dtype=quantization().bnb_4bit_compute_dtype, device_map=places)
         if stored := getattr(config, "quantization_config", None):
             stored["bnb_4bit_compute_dtype"] = how["dtype"]  # this machine's, not that of the one that saved it
-        else:
+        elif packed:
             how["quantization_config"] = quantization()  # shard by shard, each weight straight into 4 bits
         model = AutoModelForCausalLM.from_pretrained(base["model"], config=config, **how)
     return quantised.keep_packed(model)
 
 
 def load_model(args: Args, base: dict, config: PretrainedConfig, tokenizer: Tokenizer, device: torch.device) -> PeftModel:
-    """The 4-bit base with its LoRA, new or from the checkpoint that --model names."""
+    """The frozen base with its LoRA, new or from the checkpoint that --model names."""
     model = load_base(args, base, config, device)
     check_vocabulary(model, tokenizer, base["model"])
     checkpoint = checkpoint_of(args.model)
@@ -519,7 +517,8 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
         state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
     memory = max(gather_object([peak_memory()]))
-    folder.finish(rows, base["model"], "QLoRA NF4", counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    method = "LoRA bf16" if base["base_16bit"] else "QLoRA NF4"
+    folder.finish(rows, base["model"], method, counts, gpus, memory, state, figures, benchmark, args.relative_to)
     if args.overfit and not args.eval_only:
         accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss))
     accelerator.wait_for_everyone()  # or a thread of gloo may free a tensor after Python has ended, and abort

@@ -128,7 +128,7 @@ def test_nothing_to_recover_changes_nothing(tmp_path):
 # ------------------------------------------------------------------------------------------------- what --model can name
 
 BASE = dict(model="hub/model", tiny=False, random_weights=False, values=False, full_names=False, share_schema=False, seed=7)
-BASE |= dict(plain_sql=False)
+BASE |= dict(plain_sql=False, base_16bit=False)
 ASKED = dict(tiny=False, random_weights=False, values=False, seed=0, epochs=3)
 
 
@@ -185,7 +185,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path, record, message):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("flag", ["values", "full_names", "share_schema", "plain_sql"])
+@pytest.mark.parametrize("flag", ["values", "full_names", "share_schema", "plain_sql", "base_16bit"])
 def test_a_checkpoint_says_how_its_prompts_and_answers_were_made(tmp_path, flag, monkeypatch, capsys):
     """It wins over the options, which have defaults of their own, and says so; one from before the option was without it."""
     monkeypatch.delenv("RANK", raising=False)

@@ -53,7 +53,7 @@ def tokenizer(script, args, benchmark):
 
 @pytest.fixture
 def model(script, args, tokenizer):
-    base = dict(model="none", tiny=True, random_weights=False, seed=0)
+    base = dict(model="none", tiny=True, random_weights=False, seed=0, base_16bit=False)
     return script.load_model(args, base, script.load_config(args, base), tokenizer, torch.device("cpu"))
 
 
@@ -317,7 +317,29 @@ def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypat
     assert changed == (set(script.PUBLISHED["lora_targets"].split(",")) if recipe else linear - {quantised.ends(plain)[1]})
 
 
+def test_lora_trains_on_a_base_of_16_bits_and_an_evaluation_keeps_to_it(script, run, directory, capsys):
+    packed = trained(script, run, directory, "packed")
+    done = trained(script, run, directory, "whole", "--base_16bit")
+    assert done["result"]["method"] == "LoRA bf16" and packed["result"]["method"] == "QLoRA NF4"
+    shares = [each["result"][name] for each in (done, packed) for name in ("trainable_percent", "trainable_percent_packed")]
+    assert shares[0] == shares[1] == shares[2] < shares[3]  # nothing is packed
+    assert done["losses"] != packed["losses"] and done["losses"] == pytest.approx(packed["losses"], rel=0.1)
+    again = trained(script, run, done["folder"], "again", "--eval_only")
+    assert "is asked so" in capsys.readouterr().out and again["result"]["method"] == "LoRA bf16"
+    assert again["predictions"] == done["predictions"]
+
+
 # --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_base_of_16_bits_is_not_one_that_is_stored_in_4(script, run, directory, tmp_path):
+    with pytest.raises(UserError, match="--save_4bit keeps a model in 4 bits, and --base_16bit reads it in 16"):
+        run(script, "--model", str(directory), "--base_16bit", "--save_4bit", str(tmp_path / "new"), tiny=False)
+    config = json.loads((directory / "config.json").read_text())
+    stored = config | dict(quantization_config=dict(quant_method="bitsandbytes", load_in_4bit=True))
+    (directory / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="is quantised by bitsandbytes: name its 16-bit original"):
+        trained(script, run, directory, "run", "--base_16bit")
 
 
 def test_an_adapter_of_another_base_is_refused(script, run, directory, tokenizer):

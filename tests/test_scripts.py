@@ -117,7 +117,7 @@ def test_trained_rows_are_put_among_the_others_without_the_cpu(name, monkeypatch
     """A CUDA graph captures no copy of their numbers from there."""
     script = importlib.import_module(name)
     args = replace(script.Args(), **script.TINY, tiny=True)
-    base = dict(model="none", tiny=True, random_weights=False, seed=0)
+    base = dict(model="none", tiny=True, random_weights=False, seed=0, base_16bit=False)
     tokenizer = script.load_tokenizer(args, spider.load(sample.build()))
     config = script.load_config(base) if name == "flan_t5_base" else script.load_config(args, base)
     model = script.load_model(args, base, config, tokenizer, torch.device("cpu"))

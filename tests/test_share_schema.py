@@ -77,7 +77,7 @@ def short_rows(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model(script, tokenizer):
-    base = dict(model="none", tiny=True, random_weights=False, seed=0)
+    base = dict(model="none", tiny=True, random_weights=False, seed=0, base_16bit=False)
     args = replace(script.Args(), **script.TINY, tiny=True)
     model = script.load_model(args, base, script.load_config(args, base), tokenizer, torch.device("cpu")).train()
     for name, weight in model.named_parameters():
@@ -177,7 +177,7 @@ def test_what_is_generated_from_is_what_was_learned(script, tokenizer, rows, ben
 
 def test_answers_of_questions_that_share_a_schema_are_those_of_each_alone(script, tokenizer, rows, monkeypatch):
     """Over several batches, as most answers are longer than a batch has room for, and in any company."""
-    base = dict(model="none", tiny=True, random_weights=False, seed=0)
+    base = dict(model="none", tiny=True, random_weights=False, seed=0, base_16bit=False)
     args = replace(script.Args(), **script.TINY, tiny=True)
     args = replace(args, max_output_tokens=20, eval_batch_size=12)
     torch.manual_seed(0)

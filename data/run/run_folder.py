@@ -37,6 +37,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deep
 # options that, if changed, would make a resumed run another run
 FIXED = ("model", "tiny", "random_weights", "seed", "train_others", "share_schema", "overfit", "max_input_tokens", "optimizer")
 FIXED += ("plain_sql", "full_names", "values", "vary_schema", "update_examples", "lora_rank", "lora_alpha", "lora_targets")
+FIXED += ("base_16bit",)
 
 # the state of a loop before its first update
 START = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)

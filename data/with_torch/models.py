@@ -1,6 +1,7 @@
 """Models of a hub, of a directory or of random numbers, and what they hold."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,11 +22,13 @@ def from_hub(auto: type, source: str | Path):
         raise UserError(f"the model {source} can be neither found nor downloaded: {remedy} ({error})") from None
 
 
-def config_of(base: Mapping, auto: type, kind: type[PretrainedConfig], sizes: Mapping, script: str) -> PretrainedConfig:
+def config_of(
+    base: Mapping, auto: type, kind: type[PretrainedConfig], sizes: Mapping, script: str, alike: Sequence[str] = ()
+) -> PretrainedConfig:
     """The architecture of what is trained; where its weights are random, a `kind` of these `sizes`.
 
-    `base` is that of `data.run.checkpoints.base_of`, `auto` makes a model of a configuration. Raises UserError where `script`
-    does not train this architecture, or this machine cannot.
+    `base` is that of `data.run.checkpoints.base_of`, `auto` makes a model of a configuration, `alike` are other types of
+    models that `script` trains. Raises UserError where it does not train this one, or this machine cannot.
     """
     gpu = torch.cuda.is_available()
     remedy = "use a machine with a GPU, name a small model's directory with --model DIR, or use --tiny"
@@ -37,15 +40,39 @@ def config_of(base: Mapping, auto: type, kind: type[PretrainedConfig], sizes: Ma
         config = from_hub(AutoConfig, base["model"])
     else:
         raise UserError(f"no GPU is visible for {base['model']}, no directory: {remedy}; --random_weights needs a GPU too")
-    if config.model_type != kind.model_type:
+    if config.model_type not in (types := (kind.model_type, *alike)):
         model = f"the model {base['model']} is of the type {config.model_type}"
-        raise UserError(f"{model}: {script}.py trains {kind.model_type}")
+        raise UserError(f"{model}: {script}.py trains {', '.join(types)}")
     if not gpu:
         with torch.device("meta"):
             model = auto.from_config(config)
         if sum(weight.numel() for weight in model.parameters()) > MAX_CPU_PARAMETERS:
             raise UserError(f"no GPU is visible, and {base['model']} is too large for a CPU: {remedy}")
     return config
+
+
+def fit_positions(config: PretrainedConfig, options: Mapping) -> None:
+    """Check that prompts and answers of a script's `options` fit a decoder-only model's positions.
+
+    A model whose attention is limited to a window attends to all of them, where its window holds them: in a pack of many
+    prompts a window would cut those at its end. Raises UserError for too few positions, for a smaller window, and for
+    positions that depend on a text's length, as packs hold several texts.
+    """
+    if options["save_4bit"] or options["merge"]:
+        return  # these save the configuration as it is
+    names = [f"--{name} {options[name]}" for name in ("max_input_tokens", "max_output_tokens")]
+    wanted = options["max_input_tokens"] + options["max_output_tokens"]
+    window = getattr(config, "sliding_window", None)
+    most = min(config.max_position_embeddings, window or sys.maxsize)
+    if wanted > most:
+        raise UserError(f"{' and '.join(names)} are more than the model's {most:,} positions: lower them")
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if kind in ("dynamic", "longrope"):
+        raise UserError(f"the model's positions depend on a text's length ({kind}): name a model of another kind")
+    if window:
+        config.sliding_window = None
+    if getattr(config, "layer_types", None):
+        config.layer_types = ["full_attention"] * len(config.layer_types)
 
 
 def tokenizer_of(options: Mapping, small: Callable[[], PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""Models whose linear layers are packed into 4 bits, and what trains on top of them."""
+"""Frozen models, whose linear layers are packed into 4 bits or not, and what trains on top of them."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ from data.run.checkpoints import checkpoint_of, replace_folder
 from data.with_torch.models import draw_weights
 
 
-def skeleton_of(auto: type, config: PretrainedConfig, how: BitsAndBytesConfig) -> torch.nn.Module:
-    """The model of a configuration, its linear layers in 4 bits, with no memory for its weights (meta device)."""
+def skeleton_of(auto: type, config: PretrainedConfig, how: BitsAndBytesConfig, packed: bool = True) -> torch.nn.Module:
+    """The model of a configuration, its linear layers in 4 bits where `packed`, with no memory for weights (meta device)."""
     with init_empty_weights(include_buffers=False):
         model = auto.from_config(config, dtype=how.bnb_4bit_compute_dtype)
     model.tie_weights()  # some versions of transformers leave them apart on the meta device
-    return replace_with_bnb_linear(model, ends(model)[1:], how)
+    return replace_with_bnb_linear(model, ends(model)[1:], how) if packed else model
 
 
 def ends(model: torch.nn.Module) -> list[str]:
@@ -45,7 +45,7 @@ def random_base(
     how: BitsAndBytesConfig,
     scale: Callable[[str], float] = lambda path: 1,
 ) -> torch.nn.Module:
-    """A skeleton with random weights, drawn and packed on `device` one layer at a time; `scale` as `draw_weights` takes it.
+    """A skeleton with random weights, drawn (and packed) on `device` one layer at a time; `scale` as `draw_weights` takes it.
 
     The output layer starts as the embeddings, so that words of the question are easy to copy.
     """
@@ -60,7 +60,7 @@ def random_base(
     model = draw_weights(model, seed, device, make, how.bnb_4bit_compute_dtype, scale)
     words = model.get_input_embeddings().weight
     model.get_output_embeddings().weight.data.copy_(words * words.shape[1] ** -0.5)
-    model.is_loaded_in_4bit = True
+    model.is_loaded_in_4bit = bool(linear_layers(model))
     return model
 
 
@@ -74,6 +74,13 @@ def keep_packed(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def check_stored(config: PretrainedConfig, base: Mapping) -> None:
+    """Raise UserError for weights that are stored in another form than `base` wants, whose quantisation is not this one's."""
+    stored = getattr(config, "quantization_config", None)
+    if stored and (base["base_16bit"] or not stored.get("load_in_4bit")):
+        raise UserError(f"the model {base['model']} is quantised by {stored.get('quant_method')}: name its 16-bit original")
+
+
 def check_room(model: torch.nn.Module, device: torch.device, spread: bool = False) -> None:
     """Raise UserError where a skeleton's weights alone need more memory than is free on the GPU, or with `spread` on all."""
     if device.type != "cuda":
@@ -85,13 +92,14 @@ def check_room(model: torch.nn.Module, device: torch.device, spread: bool = Fals
     needed = 2 * others + packed * (1 / 2 + 1 / 64 + 4 / (64 * 256))  # with the scales of blocks, and the scales of scales
     if needed > free:
         remedy = "name more of them in CUDA_VISIBLE_DEVICES" if spread else "--device_map auto spreads it"
-        raise UserError(f"the 4-bit model takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of GPU memory are free, "
+        raise UserError(f"the model takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of GPU memory are free, "
                         f"{(needed - free) / 2**30:.1f} GiB too little: {remedy}")  # fmt: skip
 
 
 def lora_targets(model: torch.nn.Module, wanted: str) -> str | list[str]:
     """--lora_targets as PEFT takes them. Raises UserError for layers that are not there."""
-    linear = {path.split(".")[-1] for path in linear_layers(model)}
+    linear = {path.split(".")[-1] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear -= set(ends(model))
     targets = wanted if wanted == "all-linear" else [name.strip() for name in wanted.split(",")]
     if targets != "all-linear" and not set(targets) <= linear:
         raise UserError(f"--lora_targets {wanted}: the model has {','.join(sorted(linear))}, or all-linear")
@@ -146,6 +154,8 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already: name a new directory")
     checkpoint, made = checkpoint_of(options["model"]), base["tiny"] or base["random_weights"]
+    if options["save_4bit"] and base["base_16bit"]:
+        raise UserError("--save_4bit keeps a model in 4 bits, and --base_16bit reads it in 16: give one of them")
     if options["save_4bit"] and made:
         raise UserError("--save_4bit keeps a model that took long to load: random weights are made anew at each start")
     if options["merge"] and (checkpoint is None or made or hasattr(config, "quantization_config")):

@@ -256,7 +256,7 @@ def right_padded(model, rows: list[dict], steps: int, args: script.Args, tokeniz
 def build(row: Row, args: script.Args, config, tokenizer, device: torch.device) -> torch.nn.Module:
     """The model of a row, with what trains set to train, as `AnswerLoss` and `generate` want it."""
     if row.method == "qlora":
-        base = dict(model=args.model, tiny=False, random_weights=False, seed=row.seed)
+        base = dict(model=args.model, tiny=False, random_weights=False, seed=row.seed, base_16bit=False)
         return script.load_model(args, base, config, tokenizer, device)
     dtype = torch.bfloat16 if row.method == "lora" and device.type == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, device_map={"": device})
@@ -280,7 +280,7 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     gpu, device = torch.cuda.is_available(), accelerator.device
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    config = script.load_config(args, dict(model=args.model, tiny=False, random_weights=False))
+    config = script.load_config(args, dict(model=args.model, tiny=False, random_weights=False, base_16bit=False))
     tokenizer = script.load_tokenizer(args)
     set_seed(row.seed)
     model = build(row, args, config, tokenizer, device)
