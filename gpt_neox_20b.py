@@ -57,7 +57,7 @@ class Args:
     batch_tokens: int = 0  # tokens a GPU and forward pass; 0: as many as fit
     batch_size: int = 0  # examples a GPU and forward pass at most; 0: as many as fit
     eval_batch_size: int = 128  # examples a GPU that are answered together; halved where they do not fit
-    learning_rate: float = 2e-4  # peak; QLoRA's up to 13B, which had 1e-4 for 33B and 65B (Dettmers et al., 2023)
+    learning_rate: float = 0.0  # peak; 0: the larger the model, the lower, as in data/with_torch/quantised.py
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: 2 % of Spider's
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
@@ -469,6 +469,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     model = load_model(args, base, config, tokenizer, device)
     counts, flops = count_parameters(model), flops_per_token(model)
     folder.counted(counts)
+    args.learning_rate = args.learning_rate or quantised.peak_rate(counts["parameters"])
     layers = model.get_base_model().base_model.layers
     for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
@@ -517,8 +518,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
         state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
     memory = max(gather_object([peak_memory()]))
-    method = "LoRA bf16" if base["base_16bit"] else "QLoRA NF4"
-    folder.finish(rows, base["model"], method, counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    folder.finish(rows, base["model"], quantised.kind(base), counts, gpus, memory, state, figures, benchmark, args.relative_to)
     if args.overfit and not args.eval_only:
         accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss))
     accelerator.wait_for_everyone()  # or a thread of gloo may free a tensor after Python has ended, and abort

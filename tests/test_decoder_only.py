@@ -332,6 +332,10 @@ def test_lora_trains_on_a_base_of_16_bits_and_an_evaluation_keeps_to_it(script, 
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
+def test_a_small_model_learns_at_a_higher_rate_than_a_large_one():
+    assert [quantised.peak_rate(count) for count in (65_485_545_472, 20_600_000_000, 7e9, 1.5e9)] == [1e-4, 2e-4, 2e-4, 5e-4]
+
+
 def test_a_base_of_16_bits_is_not_one_that_is_stored_in_4(script, run, directory, tmp_path):
     with pytest.raises(UserError, match="--save_4bit keeps a model in 4 bits, and --base_16bit reads it in 16"):
         run(script, "--model", str(directory), "--base_16bit", "--save_4bit", str(tmp_path / "new"), tiny=False)

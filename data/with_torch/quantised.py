@@ -18,6 +18,16 @@ from data.run.checkpoints import checkpoint_of, replace_folder
 from data.with_torch.models import draw_weights
 
 
+def peak_rate(parameters: int) -> float:
+    """The learning rate for LoRA on so many weights: QLoRA's (Dettmers et al., 2023), below 3 B what 1.5 B learn best by."""
+    return next(rate for least, rate in ((30e9, 1e-4), (3e9, 2e-4), (0, 5e-4)) if parameters >= least)
+
+
+def kind(base: Mapping) -> str:
+    """What a run's record calls LoRA on the base of `data.run.checkpoints.base_of`."""
+    return "LoRA bf16" if base["base_16bit"] else "QLoRA NF4"
+
+
 def skeleton_of(auto: type, config: PretrainedConfig, how: BitsAndBytesConfig, packed: bool = True) -> torch.nn.Module:
     """The model of a configuration, its linear layers in 4 bits where `packed`, with no memory for weights (meta device)."""
     with init_empty_weights(include_buffers=False):
