@@ -33,6 +33,7 @@ from data.training.batches import (
     packed_passes,
     shared_tokens,
 )
+from data.training.training_data import TrainingData
 
 FEW = ["--share_schema", "--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
 
@@ -371,3 +372,21 @@ def test_two_processes_share_schemas_as_one_does(script, tmp_path):
 def test_two_updates_and_two_more_equal_four_where_schemas_are_shared(two_and_two, script):
     straight, resumed = two_and_two(script, *FEW)
     assert resumed["losses"] == straight["losses"]
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "alone"])
+def test_a_pass_holds_no_more_than_it_may_with_its_padding_and_with_shortened_schemas(script, benchmark, tokenizer, share):
+    """A schema that is shortened for one question is not that of the others beside it."""
+    how = script.TINY | dict(tiny=True, max_input_tokens=300, vary_schema=0.4, update_examples=64, max_updates=12)
+    args = replace(script.Args(), **how)
+    data = TrainingData(benchmark, vars(args), script.encode, tokenizer, padded=False, share=share)
+    assert 10 < sum(data.train["shortened"][:]) < len(data.train) - 10
+    room, sizes = 3000, []
+    for passes in data.passes(2, room, 0, 12):
+        for batch in (batch for each in passes for batch in each):
+            tensors = script.collate([data.train[i] for i in batch], tokenizer.pad_token_id)
+            packs, width = tensors["input_ids"].shape
+            assert (tensors["segments"] >= 0).sum() <= sum(data.tokens([[batch]]))
+            assert packs * (width - 31) <= room  # widths are rounded up
+            sizes.append(packs * width)
+    assert max(sizes) > 0.8 * room

@@ -108,6 +108,12 @@ def packed(lengths: Sequence[int]) -> list[list[int]]:
     return min((balanced(lengths, count) for count in range(1, len(lengths) + 1)), key=cost)
 
 
+def area(lengths: Sequence[int]) -> int:
+    """The tokens of what `packed` makes of `lengths`, padding included."""
+    rows = packed(lengths)
+    return len(rows) * max(sum(lengths[index] for index in row) for row in rows)
+
+
 def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
     """Tokenised examples -> lists by pack of input_ids, labels, position_ids and segments; and where examples end.
 
@@ -171,9 +177,10 @@ def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequ
 def packed_passes(
     update: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], ranks: int, room: int, most: int = 0
 ) -> list[list[list[int]]]:
-    """An update as forward passes, each a list of examples per rank, with about the same number of tokens, at most `room`.
+    """An update as forward passes, each a list of examples per rank, with about the same number of tokens.
 
-    Only a single example may be longer. `most`: examples per pass and rank; 0: as many as fit.
+    A rank's pass has at most `room` tokens, padding included, or a single example. `most`: examples per pass and rank; 0: as
+    many as fit.
     """
     together = min(GROUP_SIZE, most or GROUP_SIZE)
     groups = _runs(update, lengths, schemas, together, min(LONGEST, room))
@@ -187,7 +194,7 @@ def packed_passes(
             groups += [run[: len(run) // 2], run[len(run) // 2 :]]
             tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
         parts = balanced(tokens, count * ranks)
-        fits = all(len(part) == 1 or sum(tokens[group] for group in part) <= room for part in parts)
+        fits = all(len(part) == 1 or area([tokens[group] for group in part]) <= room for part in parts)
         few = not most or all(sum(len(groups[group]) for group in part) <= most for part in parts)
         if fits and few or (count + 1) * ranks > len(update):
             break

@@ -79,7 +79,10 @@ class TrainingData:
         self.prompts, self.answers = ([len(ids) for ids in self.train[column][:]] for column in ("input_ids", "labels"))
         self.lengths = [sum(pair) for pair in zip(self.prompts, self.answers)]
         shared = self.train["shared"][:] if how.get("share") else [0] * len(self.train)
-        self.schemas = [(name if tokens else i, tokens) for i, (name, tokens) in enumerate(zip(self.train["db_id"], shared))]
+        # a schema that was shortened for one question is not the others'
+        own = [not tokens or short for tokens, short in zip(shared, self.train["shortened"][:])]
+        names = [i if alone else name for i, (name, alone) in enumerate(zip(self.train["db_id"][:], own))]
+        self.schemas = list(zip(names, shared))
 
     def _fitting(self, rows: "datasets.Dataset") -> list[int]:
         """Indices of the questions that fit --max_input_tokens, with schemas shortened as far as needed."""

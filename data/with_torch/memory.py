@@ -82,10 +82,11 @@ def forward_tokens(
         return given or CPU_TOKENS
 
     def all_fit(tokens: int) -> bool:
-        batches = [batch for each in data.passes(ranks, tokens, 0, 1)[0] for batch in each]
-        # of padded ones the first has the longest prompts, whose attention takes most
-        heaviest = batches[0] if data.padded else max(batches, key=lambda batch: sum(data.tokens([[batch]])))
-        batch = {name: tensor.to(device) for name, tensor in collate([data.train[i] for i in heaviest]).items()}
+        passes = [batch for each in data.passes(ranks, tokens, 0, 1)[0] for batch in each]
+        # of padded ones the first has the longest prompts, whose attention takes most; of packed ones the largest takes most
+        batches = [collate([data.train[i] for i in own]) for own in (passes[:1] if data.padded else passes)]
+        heaviest = max(batches, key=lambda batch: batch["input_ids"].numel())
+        batch = {name: tensor.to(device) for name, tensor in heaviest.items()}
 
         def learn() -> None:
             try:

@@ -130,12 +130,14 @@ def evaluate(given: argparse.Namespace) -> str:
         shutil.rmtree(out, ignore_errors=True)
         options = ["--eval_only", "--model", str(given.evaluate), "--data", given.data, "--out", str(out)]
         options += ["--eval_examples", str(given.eval_examples), "--eval_batch_size", str(given.eval_batch_size)]
+        options += ["--num_beams", str(given.num_beams)]
         options += ["--tiny"] if given.smoke else []
         with (given.out / f"evaluation-{gpus}.log").open("w") as log:
             words = launched(script, gpus, options, given)
             subprocess.run(words, cwd=ROOT, env=environment(given), stdout=log, stderr=subprocess.STDOUT, check=True)
         result = json.loads((out / "result.json").read_text())
-        written = [json.loads(line)["predicted"] for line in (out / "predictions.jsonl").read_text().splitlines()]
+        answers = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        written = [str([answer["predicted"], *(each["sql"] for each in answer.get("candidates") or ())]) for answer in answers]
         first = first or written
         different = [(number, *pair) for number, pair in enumerate(zip(first, written, strict=True)) if len(set(pair)) > 1]
         others += [f"{number} on {given.gpus[0]}: {a}\n{number} on {gpus}: {b}" for number, a, b in different]
@@ -161,6 +163,7 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, metavar="RUN", help="a trained run, whose evaluation is compared instead")
     parser.add_argument("--eval_examples", type=int, default=96, help="of --evaluate")
     parser.add_argument("--eval_batch_size", type=int, default=1, help="of --evaluate; at 1 all rounding is alike")
+    parser.add_argument("--num_beams", type=int, default=1, help="of --evaluate: candidates")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     wanted = [int(number) for number in given.gpus.split(",")]
