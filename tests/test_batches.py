@@ -197,6 +197,19 @@ def test_passes_have_about_as_many_tokens_on_every_rank():
             assert max(tokens) <= 1.25 * min(tokens)
 
 
+def test_ranks_have_about_as_much_to_do_over_the_passes_of_an_update():
+    """Between the passes of an update they do not wait for each other."""
+    rng, most = random.Random(0), []
+    for _ in range(20):
+        schemas = [(number // GROUP_SIZE, tokens) for number, tokens in enumerate(rng.choices(range(100, 1600), k=128))]
+        schemas = [schemas[number - number % GROUP_SIZE] for number in range(128)]
+        lengths = [tokens + rng.randint(30, 120) for _, tokens in schemas]
+        passes = packed_passes(list(range(128)), lengths, schemas, 4, 2400)
+        work = [sum(area(shared_tokens(each[rank], lengths, schemas)) for each in passes) for rank in range(4)]
+        most.append(max(work) * 4 / sum(work))
+    assert sum(most) / len(most) < 1.03
+
+
 def test_padded_passes_hold_neighbours_in_length_and_begin_with_the_longest():
     prompts, answers = spider_like(128)
     for ranks in (1, 2, 8):

@@ -1,6 +1,7 @@
 """--compile: layers run compiled in training and in training alone, with the losses of layers that are not."""
 
 import logging
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -99,15 +100,17 @@ def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, r
         assert [row["predicted"] for row in compiled["predictions"]] == [row["predicted"] for row in plain["predictions"]]
         assert len(layers["layers"]) == count
         training, evaluation = ([call for call in layers["calls"] if call["training"] == which] for which in (True, False))
-        # in each update each layer: dynamo takes the recomputation into the graph
-        assert [call["layer"] for call in training] == 3 * list(range(count))
+        # in each of three updates each layer, and again where transformers keeps the recomputation out of the graph
+        often = len(training) // (3 * count)
+        assert Counter(call["layer"] for call in training) == dict.fromkeys(range(count), 3 * often)
+        assert often == 1 or often == 2 and name == "recomputed"
         assert all(call["runs"] for call in training)  # none runs as it is
         # evaluations before, between and after updates run the same layers as they are
         assert len(evaluation) >= 4 * count
         assert not any(call["runs"] or call["graphs"] for call in evaluation)
         # once for all layers of a kind, not once a layer and batch
         assert len({call["width"] for call in training}) >= 3
-        assert layers["graphs"] <= 4 and not any(call["graphs"] for call in training[2 * count :])
+        assert layers["graphs"] <= 4 and not any(call["graphs"] for call in training[2 * often * count :])
 
 
 def test_no_compiler_is_said_at_once(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The order of examples, which depends only on seed and epoch, not on the machine, and their division into forward passes."""
 
+import math
 import random
 from collections.abc import Hashable, Sequence
 
@@ -100,18 +101,23 @@ def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
 
 def packed(lengths: Sequence[int]) -> list[list[int]]:
     """Indices of `lengths` in rows of about the same sum; their number minimises the cost of attention and padding."""
-
-    def cost(rows: list[list[int]]) -> float:
-        longest = max(sum(lengths[index] for index in row) for row in rows)
-        return len(rows) * longest * (1 + longest / ATTENTION)
-
-    return min((balanced(lengths, count) for count in range(1, len(lengths) + 1)), key=cost)
+    choices = (balanced(lengths, count) for count in range(1, len(lengths) + 1))
+    return min(choices, key=lambda rows: _cost(*_shape(rows, lengths)))
 
 
 def area(lengths: Sequence[int]) -> int:
     """The tokens of what `packed` makes of `lengths`, padding included."""
-    rows = packed(lengths)
-    return len(rows) * max(sum(lengths[index] for index in row) for row in rows)
+    return math.prod(_shape(packed(lengths), lengths))
+
+
+def _shape(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[int, int]:
+    """The number of rows, and the tokens of the longest."""
+    return len(rows), max(sum(lengths[index] for index in row) for row in rows)
+
+
+def _cost(count: int, longest: int) -> float:
+    """The time of so many rows of so many tokens, in those of a token without attention."""
+    return count * longest * (1 + longest / ATTENTION)
 
 
 def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
@@ -177,7 +183,7 @@ def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequ
 def packed_passes(
     update: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], ranks: int, room: int, most: int = 0
 ) -> list[list[list[int]]]:
-    """An update as forward passes, each a list of examples per rank, with about the same number of tokens.
+    """An update as forward passes, each a list of examples per rank, with about the same number of tokens, longest first.
 
     A rank's pass has at most `room` tokens, padding included, or a single example. `most`: examples per pass and rank; 0: as
     many as fit.
@@ -199,8 +205,14 @@ def packed_passes(
         if fits and few or (count + 1) * ranks > len(update):
             break
         count += 1
-    found = [[index for group in part for index in groups[group]] for part in parts]
-    return [found[start : start + ranks] for start in range(0, len(found), ranks)]
+    costs = [_cost(*_shape(packed(own), own)) for own in ([tokens[group] for group in part] for part in parts)]
+    order = sorted(range(len(parts)), key=costs.__getitem__, reverse=True)
+    sums, found = [0.0] * ranks, []
+    for start in range(0, len(parts), ranks):  # the rank with least so far gets what takes longest: all wait for the last
+        own = dict(zip(sorted(range(ranks), key=sums.__getitem__), order[start : start + ranks]))
+        sums = [total + costs[own[rank]] for rank, total in enumerate(sums)]
+        found.append([[index for group in parts[own[rank]] for index in groups[group]] for rank in range(ranks)])
+    return found
 
 
 def padded_passes(

@@ -40,7 +40,9 @@ OPTIONS = {
     "default": "",
     "bf16": "--base_16bit",
     "rate-2e-4": "--learning_rate 2e-4",
-    "rate-1e-3": "--learning_rate 1e-3",
+    "rate-5e-4": "--learning_rate 5e-4",
+    "rate-2e-3": "--learning_rate 2e-3",
+    "bf16-rate-5e-4": "--base_16bit --learning_rate 5e-4",
     "rank-8-qv": "--lora_rank 8 --lora_targets q_proj,v_proj",
     "rank-64": "--lora_rank 64 --lora_alpha 64",
     "epochs-5": "--epochs 5",
@@ -54,6 +56,7 @@ OPTIONS = {
     "published": "--published --batch_size 0 --eval_batch_size 128",
     "best": "--base_16bit --lora_rank 64 --lora_alpha 64 --train_others --no-share_schema",
 }
+BESIDE = {"bf16-rate-5e-4": "rate-5e-4"}  # what a row is compared with; the others: the default
 # how a trained model is asked, and the options of that; the first is what its training ends with
 WAYS = {"constrained": "", "free": "--no-constrained", "4": "--num_beams 4", "8": "--num_beams 8"}
 DO_NOT_RUN = (PARSE, NO_TABLE, NO_COLUMN, FAILS)
@@ -168,19 +171,21 @@ def table(records: dict[tuple[str, str], dict]) -> str:
     groups = {stem: {way: [records[stem + seed, way] for seed in SEEDS if (stem + seed, way) in records] for way in WAYS}
               for stem in stems}  # fmt: skip
     head = ("row", "options", "seeds", *(f"{way}, execution accuracy" for way in WAYS), "exact match, of the last",
-            "do not run, of the last", "training, min", "peak GiB", "points over the default, constrained (95 %)")  # fmt: skip
+            "do not run, of the last", "training, min", "peak GiB", "points over another row, constrained (95 %)")  # fmt: skip
     lines = [markdown(head), "|---" * len(head) + "|"]
     for stem, ways in groups.items():
         first = ways["constrained"] or next(filter(None, ways.values()))
         last = next(found for found in reversed(ways.values()) if found)
-        base = groups.get(f"{stem.partition('-')[0]}-default", {}).get("constrained")
+        model, _, name = stem.partition("-")
+        other = BESIDE.get(name, "default")
+        base = groups.get(f"{model}-{other}", {}).get("constrained")
         lines.append(markdown((
             stem, " ".join(first[0]["options"]), len(first), *map(accuracy, ways.values()),
             f"{statistics.fmean(record['exact_match'] for record in last):.1%}",
             ", ".join(str(sum(record["errors"].get(kind, 0) for kind in DO_NOT_RUN)) for record in last),
             f"{statistics.median(record['train_seconds'] for record in first) / 60:.1f}",
             f"{max(record['peak_memory_gib'] for record in first):.1f}",
-            gap(base, ways["constrained"]) if base and ways["constrained"] and ways["constrained"] != base else "",
+            f"{gap(base, ways['constrained'])}, {other}" if base and ways["constrained"] and other != name else "",
         )))  # fmt: skip
     return "\n".join(lines)
 
