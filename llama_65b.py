@@ -57,13 +57,13 @@ class Args:
     batch_tokens: int = 0  # tokens a GPU and forward pass; 0: as many as fit
     batch_size: int = 0  # examples a GPU and forward pass at most; 0: as many as fit
     eval_batch_size: int = 128  # examples a GPU that are answered together; halved where they do not fit
-    learning_rate: float = 0.0  # peak; 0: the larger the model, the lower, as in data/with_torch/quantised.py
+    learning_rate: float = 0.0  # peak; 0: 1e-4 from 30 B weights on, 2e-4 from 3 B on, else 1e-3
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: 2 % of Spider's
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
     num_beams: int = 1  # candidates; the first counts that runs and returns rows; 1: greedy
-    base_16bit: bool = False  # LoRA on the base in bf16, as it is stored, not in 4 bits; a run keeps its choice
+    base_16bit: bool = False  # LoRA on the base in bf16 (on a CPU float32), not in 4 bits; a run keeps its choice
     lora_rank: int = 16  # on all layers more is not better in large models (Dettmers et al., 2023); a small one gains by 64
     lora_alpha: int = 16  # QLoRA's
     lora_dropout: float = 0.0  # on the input of the LoRA layers; more than 0 takes memory
@@ -94,7 +94,7 @@ TINY = dict(data="sample", share_schema=False, vary_schema=0.0, epochs=3, update
 # what --published changes: the published table's sizes and reach of LoRA, and the prompt and SQL as they stand in the data
 PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=False, share_schema=False, batch_size=4,
                  eval_batch_size=24, lora_rank=8, lora_alpha=32, lora_dropout=0.05, lora_targets="q_proj,v_proj",
-                 gradient_checkpointing="on", compile="off")  # fmt: skip
+                 gradient_checkpointing="on", compile="off", learning_rate=1e-4)  # fmt: skip
 
 
 def parse() -> Args:
@@ -471,8 +471,8 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
     counts, flops = count_parameters(model), flops_per_token(model)
-    folder.counted(counts)
     args.learning_rate = args.learning_rate or quantised.peak_rate(counts["parameters"])
+    folder.counted(counts, args.learning_rate)
     layers = model.get_base_model().base_model.layers
     for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape

@@ -194,7 +194,7 @@ def test_a_checkpoint_says_how_its_prompts_and_answers_were_made(tmp_path, flag,
         model = saved(tmp_path / "run", dict(script="a", base=base))
         for asked in (True, False):
             assert base_of(ASKED | {"model": model, flag: asked}, "a") == BASE | {flag: there}
-            said = f"{tmp_path / 'run'} was trained with{'' if there else 'out'} --{flag}, and is asked so\n"
+            said = f"{tmp_path / 'run'} was trained with{'' if there else 'out'} --{flag}, and stays so\n"
             assert capsys.readouterr().out == (said if asked != there else "")
         lacking = {name: value for name, value in ASKED.items() if name != flag}
         assert base_of(lacking | dict(model=model), "a")[flag] == there and capsys.readouterr().out == ""

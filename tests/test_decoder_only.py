@@ -320,12 +320,16 @@ def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypat
 def test_lora_trains_on_a_base_of_16_bits_and_an_evaluation_keeps_to_it(script, run, directory, capsys):
     packed = trained(script, run, directory, "packed")
     done = trained(script, run, directory, "whole", "--base_16bit")
-    assert done["result"]["method"] == "LoRA bf16" and packed["result"]["method"] == "QLoRA NF4"
+    assert done["result"]["method"] == "LoRA, not quantised" and packed["result"]["method"] == "QLoRA NF4"
     shares = [each["result"][name] for each in (done, packed) for name in ("trainable_percent", "trainable_percent_packed")]
     assert shares[0] == shares[1] == shares[2] < shares[3]  # nothing is packed
     assert done["losses"] != packed["losses"] and done["losses"] == pytest.approx(packed["losses"], rel=0.1)
+    longer = trained(script, run, directory, "longer", "--base_16bit", "--max_updates", "12")
+    assert longer["losses"][11] < longer["losses"][0]
+    rates = [record["learning_rate"] for record in longer["log"] if record["event"] == "update"]
+    assert max(rates) == 1e-3  # that of a small model
     again = trained(script, run, done["folder"], "again", "--eval_only")
-    assert "is asked so" in capsys.readouterr().out and again["result"]["method"] == "LoRA bf16"
+    assert "stays so" in capsys.readouterr().out and again["result"]["method"] == "LoRA, not quantised"
     assert again["predictions"] == done["predictions"]
 
 
@@ -337,7 +341,7 @@ def test_a_small_model_learns_at_a_higher_rate_than_a_large_one():
 
 
 def test_a_base_of_16_bits_is_not_one_that_is_stored_in_4(script, run, directory, tmp_path):
-    with pytest.raises(UserError, match="--save_4bit keeps a model in 4 bits, and --base_16bit reads it in 16"):
+    with pytest.raises(UserError, match="--save_4bit keeps a model in 4 bits, and --base_16bit, or the run"):
         run(script, "--model", str(directory), "--base_16bit", "--save_4bit", str(tmp_path / "new"), tiny=False)
     config = json.loads((directory / "config.json").read_text())
     stored = config | dict(quantization_config=dict(quant_method="bitsandbytes", load_in_4bit=True))

@@ -39,5 +39,5 @@ def test_a_row_is_trained_asked_and_not_run_again(tmp_path):
     first = call(*words)
     for row in ("tiny-default", "tiny-bf16"):
         assert all(f"{row}, {way}: " in first for way in ("constrained", "free", "4"))
-    assert json.loads((tmp_path / "tiny-bf16.4.json").read_text())["method"] == "LoRA bf16"
+    assert json.loads((tmp_path / "tiny-bf16.4.json").read_text())["method"] == "LoRA, not quantised"
     assert "s in all" not in call(*words)

@@ -558,3 +558,24 @@ def test_the_published_recipe_says_how_it_differs_and_what_of_it_is_changed(monk
     monkeypatch.setenv("RANK", "1")
     resolve_options(args, Args, PUBLISHED)
     assert capsys.readouterr().out == ""  # once, not once a rank
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "rate"),
+    [
+        ('{"args": {"learning_rate": 1e-4}}', 0.0, 1e-4),
+        ('{"args": {"learning_rate": 1e-4}}', 3e-4, 3e-4),
+        ('{"args": {}}', 0.0, 0.0),
+        ("nothing", 0.0, 0.0),
+    ],
+)
+def test_a_resumed_run_keeps_its_rate_where_the_default_is_now_to_find_one(tmp_path, text, asked, rate):
+    @dataclass
+    class Resumed(Args):
+        resume: bool = True
+        learning_rate: float = 0.0
+
+    (tmp_path / "args.json").write_text(text)
+    for resume, expected in ((True, rate), (False, asked)):
+        args = Resumed(out=str(tmp_path), learning_rate=asked, resume=resume)
+        assert resolve_options(args, Resumed, {}).learning_rate == expected

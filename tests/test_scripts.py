@@ -175,7 +175,7 @@ def test_a_run_keeps_how_its_prompts_were_made(run, script, database, monkeypatc
     flags = {"values", "full_names", "plain_sql", "share_schema"} & set(vars(script.Args()))
     said = capsys.readouterr().out
     for flag in flags:
-        assert f"best was trained with{'out' if published else ''} --{flag}, and is asked so\n" in said
+        assert f"best was trained with{'out' if published else ''} --{flag}, and stays so\n" in said
     for name in {"prompt", "question_first", "schema_first"} & set(vars(script)):
         first = getattr(script, name)
         monkeypatch.setattr(script, name, lambda *given, first=first: seen.append("".join(first(*given))) or first(*given))

@@ -341,11 +341,11 @@ def test_a_run_shares_and_what_loads_it_does_too(run, script, monkeypatch, capsy
     again = ("--share_schema", "--model", str(done["folder"]), "--max_output_tokens", "8")
     run(script, *again, "--db", database, "--ask", "How many?", out="other")
     assert seen[-1][1] + CUE == "How many?\nSQL:"
-    assert "is asked so" not in capsys.readouterr().out
+    assert "stays so" not in capsys.readouterr().out
     # a checkpoint's choice wins over the command line's default
     asked = len(seen)
     run(script, *FEW, "--eval_only", "--model", str(plain["folder"]), out="other")
-    assert len(seen) == asked and "was trained without --share_schema, and is asked so" in capsys.readouterr().out
+    assert len(seen) == asked and "was trained without --share_schema, and stays so" in capsys.readouterr().out
 
 
 def test_a_run_learns_the_same_however_its_updates_are_cut(run, script):

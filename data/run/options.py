@@ -58,11 +58,21 @@ def resolve_options(args: Options, default: type[Options], published: dict) -> O
         raise UserError(
             f"--model {args.model} is no run or checkpoint, and --tiny makes its own model: name a run, or leave one out"
         )
+    if getattr(args, "resume", False) and not args.learning_rate:  # an older run's was a number where 0 is the default now
+        args.learning_rate = _earlier_rate(args.out)
     if args.overfit:
         args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
     if (args.eval_only or args.overfit) and args.out == default.out:
         args.out += "-eval" if args.eval_only else "-overfit"  # leave the training run's folder alone
     return args
+
+
+def _earlier_rate(out: str) -> float:
+    """--learning_rate of the run in a folder; 0 where that cannot be read, which resuming will say."""
+    try:
+        return float(read_object(Path(out) / "args.json", "")["args"]["learning_rate"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def check_options(options: dict) -> None:

@@ -173,13 +173,14 @@ class RunFolder:
                 print(f"WARNING: {warning}")
             sys.stdout.flush()
 
-    def counted(self, counts: dict) -> None:
-        """Print the number of parameters, and how many of them are trained."""
+    def counted(self, counts: dict, rate: float = 0.0) -> None:
+        """Print the number of parameters, how many of them are trained, and the peak learning rate that follows from it."""
         if self.main:
             stored = counts["trainable_percent_packed"]
             share = f", {stored:.2f} % as stored" if stored != counts["trainable_percent"] else ""
+            peak = f" | peak learning rate {rate:g}" if rate else ""
             print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train{share} | "
-                  f"{len(self.gpus)} x {self.gpus[0]}", flush=True)  # fmt: skip
+                  f"{len(self.gpus)} x {self.gpus[0]}{peak}", flush=True)  # fmt: skip
 
     def check_loss(self, loss: float, update: int, rate: float, keeping: bool) -> None:
         """Raise UserError for a loss that is not finite; `keeping`: the run keeps checkpoints."""

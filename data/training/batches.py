@@ -185,8 +185,8 @@ def packed_passes(
 ) -> list[list[list[int]]]:
     """An update as forward passes, each a list of examples per rank, with about the same number of tokens, longest first.
 
-    A rank's pass has at most `room` tokens, padding included, or a single example. `most`: examples per pass and rank; 0: as
-    many as fit.
+    A rank's pass has at most `room` tokens, padding included, or a single example; widths are then rounded up. `most`:
+    examples per pass and rank; 0: as many as fit.
     """
     together = min(GROUP_SIZE, most or GROUP_SIZE)
     groups = _runs(update, lengths, schemas, together, min(LONGEST, room))

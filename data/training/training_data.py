@@ -80,8 +80,8 @@ class TrainingData:
         self.lengths = [sum(pair) for pair in zip(self.prompts, self.answers)]
         shared = self.train["shared"][:] if how.get("share") else [0] * len(self.train)
         # a schema that was shortened for one question is not the others'
-        own = [not tokens or short for tokens, short in zip(shared, self.train["shortened"][:])]
-        names = [i if alone else name for i, (name, alone) in enumerate(zip(self.train["db_id"][:], own))]
+        alone = [not tokens or cut for tokens, cut in zip(shared, self.train["shortened"][:])]
+        names = [i if alone[i] else name for i, name in enumerate(self.train["db_id"][:])]
         self.schemas = list(zip(names, shared))
 
     def _fitting(self, rows: "datasets.Dataset") -> list[int]:

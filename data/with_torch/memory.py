@@ -82,9 +82,9 @@ def forward_tokens(
         return given or CPU_TOKENS
 
     def all_fit(tokens: int) -> bool:
-        passes = [batch for each in data.passes(ranks, tokens, 0, 1)[0] for batch in each]
+        chosen = [own for each in data.passes(ranks, tokens, 0, 1)[0] for own in each]
         # of padded ones the first has the longest prompts, whose attention takes most; of packed ones the largest takes most
-        batches = [collate([data.train[i] for i in own]) for own in (passes[:1] if data.padded else passes)]
+        batches = [collate([data.train[i] for i in own]) for own in (chosen[:1] if data.padded else chosen)]
         heaviest = max(batches, key=lambda batch: batch["input_ids"].numel())
         batch = {name: tensor.to(device) for name, tensor in heaviest.items()}
 

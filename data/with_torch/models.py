@@ -54,9 +54,9 @@ def config_of(
 def fit_positions(config: PretrainedConfig, options: Mapping) -> None:
     """Check that prompts and answers of a script's `options` fit a decoder-only model's positions.
 
-    A model whose attention is limited to a window attends to all of them, where its window holds them: in a pack of many
-    prompts a window would cut those at its end. Raises UserError for too few positions, for a smaller window, and for
-    positions that depend on a text's length, as packs hold several texts.
+    A model with a window of attention that holds them attends to all tokens of a pack: its window would count those of other
+    prompts. Raises UserError for too few positions, for a smaller window, and for positions that depend on a text's length, as
+    packs hold several texts.
     """
     if options["save_4bit"] or options["merge"]:
         return  # these save the configuration as it is

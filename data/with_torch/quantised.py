@@ -19,13 +19,17 @@ from data.with_torch.models import draw_weights
 
 
 def peak_rate(parameters: int) -> float:
-    """The learning rate for LoRA on so many weights: QLoRA's (Dettmers et al., 2023); below 3 B one measured at 1.5 B."""
+    """The learning rate for LoRA on a model of so many weights.
+
+    QLoRA's from 3 B weights on (Dettmers et al., 2023: 2e-4 up to 13 B, 1e-4 for 33 B and 65 B). Below that the better of two
+    that were tried on 1.5 B (tests/bench/README.md).
+    """
     return next(rate for least, rate in ((30e9, 1e-4), (3e9, 2e-4), (0, 1e-3)) if parameters >= least)
 
 
 def kind(base: Mapping) -> str:
     """What a run's record calls LoRA on the base of `data.run.checkpoints.base_of`."""
-    return "LoRA bf16" if base["base_16bit"] else "QLoRA NF4"
+    return "LoRA, not quantised" if base["base_16bit"] else "QLoRA NF4"
 
 
 def skeleton_of(auto: type, config: PretrainedConfig, how: BitsAndBytesConfig, packed: bool = True) -> torch.nn.Module:
@@ -85,7 +89,7 @@ def keep_packed(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def check_stored(config: PretrainedConfig, base: Mapping) -> None:
-    """Raise UserError for weights that are stored in another form than `base` wants, whose quantisation is not this one's."""
+    """Raise UserError for a model that is stored quantised, unless it is in 4 bits and `base` wants it so."""
     stored = getattr(config, "quantization_config", None)
     if stored and (base["base_16bit"] or not stored.get("load_in_4bit")):
         raise UserError(f"the model {base['model']} is quantised by {stored.get('quant_method')}: name its 16-bit original")
@@ -165,7 +169,8 @@ def export(
         raise UserError(f"{folder} is there already: name a new directory")
     checkpoint, made = checkpoint_of(options["model"]), base["tiny"] or base["random_weights"]
     if options["save_4bit"] and base["base_16bit"]:
-        raise UserError("--save_4bit keeps a model in 4 bits, and --base_16bit reads it in 16: give one of them")
+        raise UserError("--save_4bit keeps a model in 4 bits, and --base_16bit, or the run of --model, has it in 16: name the "
+                        "model itself, without --base_16bit")  # fmt: skip
     if options["save_4bit"] and made:
         raise UserError("--save_4bit keeps a model that took long to load: random weights are made anew at each start")
     if options["merge"] and (checkpoint is None or made or hasattr(config, "quantization_config")):

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import why
 from accelerate import Accelerator
+from compare import DO_NOT_RUN
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
@@ -27,11 +28,10 @@ from data.answers.score import interval
 from data.common.files import write_atomically
 from data.report.curves import markdown
 from data.run.signals import Stop
-from data.sqlite.execute import FAILS, NO_COLUMN, NO_TABLE, PARSE, TIMED_OUT
+from data.sqlite.execute import TIMED_OUT
 
 # name -> whether answers are held to the grammar, and how many candidates there are
 WAYS = {"free": (False, 1), "held": (True, 1), "free-4": (False, 4), "held-4": (True, 4), "held-8": (True, 8)}
-DO_NOT_RUN = (PARSE, NO_TABLE, NO_COLUMN, FAILS)
 
 
 def ask(name: str, given: argparse.Namespace) -> None:

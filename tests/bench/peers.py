@@ -17,8 +17,8 @@ each in a process of its own; with an r activations are recomputed (Unsloth move
 as come closest to `--update_examples`. `--memory 24` stands for a GPU of 24 GiB. Records that stand in `--out` are not measured
 again, failures are. `--smoke` tries what a CPU can: the script's runs, with `--tiny`.
 
-The peers were first tried on an H100 with torch 2.11, transformers 5.17, trl 1.15.0, unsloth 2026.10.9, liger-kernel 0.8.5,
-peft 0.21.2 and bitsandbytes 0.50.2, which requirements.txt does not all name. Where flash-attn is not installed, since it has
+The peers were tried on an H100 with trl 1.15.0, unsloth 2026.10.9, liger-kernel 0.8.5 and peft 0.21.2 beside the pinned
+versions of requirements.txt. Where flash-attn is not installed, since it has
 no wheel for that torch, torch's own FlashAttention-2 kernels stand behind its interface, and the table says so.
 """
 
@@ -38,7 +38,7 @@ import time
 from pathlib import Path
 
 from scaling import WARM_UP, environment, launched
-from table import call
+from table import call, timed_updates
 
 from data.common.errors import exit_on_user_error
 from data.common.files import write_atomically
@@ -225,7 +225,7 @@ def train(size: str, kind: str, trial: str, given: argparse.Namespace) -> dict:
     model, tokenizer, more = (unsloth_model if kind == "unsloth" else trl_model)(script, args, tokenizer, bool(again))
     options = dict(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=batch, gradient_accumulation_steps=passes,
-        max_steps=updates, learning_rate=args.learning_rate or 1e-4, lr_scheduler_type="constant", bf16=gpu, use_cpu=not gpu,
+        max_steps=updates, learning_rate=1e-4, lr_scheduler_type="constant", bf16=gpu, use_cpu=not gpu,
         optim="paged_adamw_8bit" if gpu else "adamw_torch", logging_steps=1, save_strategy="no", report_to="none",
         disable_tqdm=True, seed=args.seed, max_length=width, packing=True, completion_only_loss=True,
         gradient_checkpointing=bool(again),
@@ -295,19 +295,13 @@ def measure_script(size: str, kind: str, given: argparse.Namespace, log: Path) -
     other = dict(sizes=SIZES[size], memory=given.memory)
     if call(here, log, environment(given) | {STAND_IN: json.dumps(other)}):
         return dict(failed=last_line(log))
-    result = json.loads((out / "result.json").read_text())
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    updates = [line for line in lines if line["event"] == "update"]
-    seconds, tokens = ([line[column] for line in updates[WARM_UP:]] for column in ("seconds", "tokens"))
-    speed, examples = sum(tokens) / sum(seconds), result["examples_seen"] // result["updates"]
-    # the result's counts all updates: operations go with tokens
-    used = result["utilisation"] and result["utilisation"] * speed / result["train_tokens_per_second"]
+    result, timed = timed_updates(out)
+    examples, seconds = timed.pop("examples_an_update"), timed["update_seconds"]
     said = re.search(r"forward passes of up to (.*) a GPU(.*)", log.read_text(errors="replace"))
     return dict(
-        gpu_name=result["gpu_name"], tried=" ".join(said.group(1, 2)) if said else None, update_seconds=seconds,
-        update_tokens=tokens, update_examples=[examples] * len(seconds), losses=[line["loss"] for line in updates],
-        examples_per_second=examples * len(seconds) / sum(seconds), tokens_per_second=speed, utilisation=used,
-        peak_memory_gib=updates[-1]["memory_gib"], command=words,
+        gpu_name=result["gpu_name"], tried=" ".join(said.group(1, 2)) if said else None, command=words,
+        update_examples=[examples] * len(seconds), examples_per_second=examples * len(seconds) / sum(seconds),
+        peak_memory_gib=timed.pop("train_peak_memory_gib"), **timed,
     )  # fmt: skip
 
 

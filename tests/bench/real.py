@@ -5,15 +5,14 @@
     python3 tests/bench/real.py --records tests/bench/real.jsonl
 
 A row is a run of the script with its options alone. It is trained, answers all of dev, constrained and greedily, and is asked
-again in each of `--ways`. Rows run side by side, one a visible GPU. Each run's folder stands in `--out`, with its predictions;
-what stands there or in `--records` is not run again, so that a part can be run by itself. `--list` prints the rows. The third
-command prints the tables of what is kept. `--smoke` tries it all on a CPU, with `--tiny` for a model.
+again in each of `--ways`. Rows run side by side, one a visible GPU. Each run's folder stands in `--out`, with its predictions.
+What stands there is not run again, so that a part can be run by itself. `--list` prints the rows. The third command prints the
+table of what is kept; with `--out`, what is new is added to it. `--smoke` tries it all on a CPU, with `--tiny` for a model.
 """
 
 import argparse
 import fnmatch
 import json
-import math
 import os
 import queue
 import re
@@ -21,18 +20,19 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from compare import DO_NOT_RUN, gap  # noqa: E402
+
 from data.answers.score import interval  # noqa: E402
 from data.common.files import write_atomically  # noqa: E402
 from data.report.curves import markdown  # noqa: E402
-from data.sqlite.execute import FAILS, NO_COLUMN, NO_TABLE, PARSE  # noqa: E402
 
 SEEDS = ("", "-seed1", "-seed2")
 # what a row is called, and its options beside the defaults
@@ -59,7 +59,6 @@ OPTIONS = {
 BESIDE = {"bf16-rate-5e-4": "rate-5e-4"}  # what a row is compared with; the others: the default
 # how a trained model is asked, and the options of that; the first is what its training ends with
 WAYS = {"constrained": "", "free": "--no-constrained", "4": "--num_beams 4", "8": "--num_beams 8"}
-DO_NOT_RUN = (PARSE, NO_TABLE, NO_COLUMN, FAILS)
 KEPT = ("method", "trainable_parameters", "parameters", "gpu_name", "updates", "examples_seen", "train_seconds",
         "train_examples_per_second", "peak_memory_gib", "execution_accuracy", "exact_match", "n", "eval_seconds")  # fmt: skip
 
@@ -96,54 +95,45 @@ def record_of(folder: Path, row: str, way: str, options: list[str]) -> dict:
     )  # fmt: skip
 
 
-def run(name: str, options: list[str], given: argparse.Namespace, gpu: str) -> None:
-    """Train a row, unless that is done, and ask it in each way that is not known."""
-    model = given.models[name.partition("-")[0]]
-    same = ["--data", given.data, "--processes", "1", *given.options.split()]
-    folder, known = given.out / name, read(given)
-    for way in ("constrained", *(way for way in given.ways.split(",") if way != "constrained")):
-        if (name, way) in known:
-            continue
-        out = folder if way == "constrained" else folder.with_name(f"{name}.{way}")
-        shutil.rmtree(out, ignore_errors=True)
-        if way == "constrained":
-            words = [*(["--tiny"] if given.smoke else ["--model", model]), *options, "--eval_every", "0", "--save_every", "0"]
-        else:
-            seed = options[-2:] if "--seed" in options else []
-            words = ["--eval_only", "--model", str(folder), *(["--tiny"] if given.smoke else []), *WAYS[way].split(), *seed]
-        began = time.monotonic()
-        call([*words, *same, "--out", str(out)], given.out / f"{name}.{way}.log", gpu)
-        record = record_of(out, name, way, options)
-        write_atomically(given.out / f"{name}.{way}.json", json.dumps(record) + "\n")
-        print(f"{name}, {way}: {record['execution_accuracy']:.1%}, exact match {record['exact_match']:.1%}, "
-              f"{dict(record['errors'])}, {time.monotonic() - began:.0f} s in all", flush=True)  # fmt: skip
+def run(name: str, options: list[str], given: argparse.Namespace, gpus: queue.SimpleQueue) -> None:
+    """Train a row, unless that is done, and ask it in each way that is not done, on a GPU of `gpus` that is free."""
+    gpu, out, tiny = gpus.get(), given.out / name, ["--tiny"] * given.smoke
+    try:
+        for way in ("constrained", *(way for way in given.ways.split(",") if way != "constrained")):
+            path, folder = given.out / f"{name}.{way}.json", out if way == "constrained" else given.out / f"{name}.{way}"
+            if path.exists():
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            if way == "constrained":
+                model = tiny or ["--model", given.models[name.partition("-")[0]]]
+                words = [*model, *options, "--eval_every", "0", "--save_every", "0"]
+            else:
+                words = ["--eval_only", "--model", str(out), *tiny, *WAYS[way].split()]
+            words += ["--data", given.data, "--processes", "1", *given.options.split(), "--out", str(folder)]
+            began = time.monotonic()
+            call(words, path.with_suffix(".log"), gpu)
+            record = record_of(folder, name, way, [*options, *given.options.split()])
+            write_atomically(path, json.dumps(record) + "\n")
+            print(f"{name}, {way}: {record['execution_accuracy']:.1%}, exact match {record['exact_match']:.1%}, "
+                  f"{dict(record['errors'])}, {time.monotonic() - began:.0f} s in all", flush=True)  # fmt: skip
+    finally:
+        gpus.put(gpu)
 
 
-def spread(rows: dict[str, list[str]], given: argparse.Namespace) -> None:
-    """Run rows, one at a time on each visible GPU."""
-    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for name in rows:
-        waiting.put(name)
-
-    def work(gpu: str) -> None:
-        while True:
-            try:
-                name = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                run(name, rows[name], given, gpu)
-            except (RuntimeError, OSError) as error:  # the others go on
-                print(f"{name}: {error}", flush=True)
-
+def spread(rows: dict[str, list[str]], given: argparse.Namespace) -> int:
+    """Run rows, one at a time on each visible GPU -> how many failed."""
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout if shutil.which("nvidia-smi") else ""
     there = ",".join(str(number) for number in range(len(listed.splitlines())))
-    gpus = [""] if given.smoke else os.environ.get("CUDA_VISIBLE_DEVICES", there).split(",")
-    workers = [threading.Thread(target=work, args=(gpu,)) for gpu in gpus]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    free = [""] if given.smoke else os.environ.get("CUDA_VISIBLE_DEVICES", there).split(",")
+    gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for gpu in free:
+        gpus.put(gpu)
+    with ThreadPoolExecutor(len(free)) as pool:
+        made = {name: pool.submit(run, name, options, given, gpus) for name, options in rows.items()}
+    failed = {name: error for name, future in made.items() if (error := future.exception())}
+    for name, error in failed.items():
+        print(f"{name}: {error}", flush=True)
+    return len(failed)
 
 
 def read(given: argparse.Namespace) -> dict[tuple[str, str], dict]:
@@ -151,18 +141,6 @@ def read(given: argparse.Namespace) -> dict[tuple[str, str], dict]:
     lines = given.records.read_text().splitlines() if given.records and given.records.exists() else []
     lines += [path.read_text() for path in sorted(given.out.glob("*.json"))] if given.out else []
     return {(record["row"], record["way"]): record for record in map(json.loads, lines)}
-
-
-def mean_right(group: list[dict]) -> list[float]:
-    """For each dev example the share of seeds that answer it right."""
-    return [statistics.fmean(map(int, each)) for each in zip(*(record["right"] for record in group), strict=True)]
-
-
-def gap(first: list[dict], second: list[dict]) -> str:
-    """The difference in points of execution accuracy, second - first, with its 95 % interval, paired by example."""
-    each = [b - a for a, b in zip(mean_right(first), mean_right(second), strict=True)]
-    middle, half = statistics.fmean(each), 1.959964 * statistics.stdev(each) / math.sqrt(len(each))
-    return f"{100 * middle:+.1f} ({100 * (middle - half):+.1f} to {100 * (middle + half):+.1f})"
 
 
 def table(records: dict[tuple[str, str], dict]) -> str:
@@ -213,6 +191,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="with --tiny, on a CPU")
     given = parser.parse_args()
     given.models = dict(pair.split("=", 1) for pair in given.model)
+    if bad := [name for name in given.models if "-" in name]:
+        parser.error(f"--model {bad[0]}=...: a name without - is wanted")
     if unknown := set(given.ways.split(",")) - set(WAYS):
         parser.error(f"--ways knows {', '.join(WAYS)}, not {', '.join(sorted(unknown))}")
     known = rows_of(list(given.models))
@@ -220,16 +200,18 @@ def main() -> None:
     if given.list:
         print("\n".join(f"{name}: {' '.join(known[name])}" for name in chosen))
         return
+    failed = 0
     if given.out:
         if not chosen or not given.data:
             parser.error("rows are run with --data, --model NAME=DIR and names of --list")
         given.out = given.out.resolve()  # commands run in the repository
         given.out.mkdir(parents=True, exist_ok=True)
-        spread({name: known[name] for name in chosen}, given)
+        failed = spread({name: known[name] for name in chosen}, given)
     if records := read(given):
         print(table(records))
-        if given.records:
+        if given.records and given.out:
             write_atomically(given.records, "".join(json.dumps(record) + "\n" for record in records.values()))
+    sys.exit(min(failed, 1))
 
 
 if __name__ == "__main__":

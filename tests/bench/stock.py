@@ -143,7 +143,7 @@ def train(script: ModuleType, args, config, benchmark: Benchmark, tokenizer, giv
     steps = StepSeconds()
     with tempfile.TemporaryDirectory() as folder:
         how = arguments(output_dir=folder, per_device_train_batch_size=size, gradient_accumulation_steps=1, bf16=gpu,
-                        max_steps=given.updates + WARM_UP, optim=optimizer, learning_rate=args.learning_rate or 1e-4,
+                        max_steps=given.updates + WARM_UP, optim=optimizer, learning_rate=1e-4,
                         seed=args.seed, eval_strategy="no", save_strategy="no", logging_strategy="no", report_to="none",
                         disable_tqdm=True, use_cpu=not gpu)  # fmt: skip
         trainer(model=model, args=how, train_dataset=rows, data_collator=collate, callbacks=[steps]).train()

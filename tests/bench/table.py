@@ -112,23 +112,31 @@ def measure(name: str, given: argparse.Namespace) -> int:
     here = [str(Path(__file__).resolve()) if word == f"{run.script}.py" else word for word in words]
     if code := call(here, log, environment(given) | {ENDLESS: run.script}):
         return code
-    result = json.loads((out / "result.json").read_text())
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    updates = [line for line in lines if line["event"] == "update"]
-    seconds, tokens = ([line[column] for line in updates[WARM_UP:]] for column in ("seconds", "tokens"))
-    speed, size = sum(tokens) / sum(seconds), result["examples_seen"] // result["updates"]
-    # the result's counts all updates: operations go with tokens
-    used = result["utilisation"] and result["utilisation"] * speed / result["train_tokens_per_second"]
+    result, timed = timed_updates(out)
     kept = ("method", "parameters", "trainable_percent", "trainable_percent_packed", "gpu_name", "train_batch_size")
     kept += ("eval_batch_size", "n", "eval_seconds", "eval_examples_per_second", "peak_memory_gib")
     smaller = [int(batch) for batch in re.findall(r"going on with (\d+) a batch", log.read_text(errors="replace"))]
     record = {column: result[column] for column in kept} | dict(
-        run=name, smoke=given.smoke, command=words, examples_an_update=size, update_seconds=seconds, update_tokens=tokens,
-        examples_per_second=size / statistics.median(seconds), tokens_per_second=speed, utilisation=used,
-        train_peak_memory_gib=updates[-1]["memory_gib"], new_tokens=given.new_tokens, eval_batches_that_fit=smaller,
+        run=name, smoke=given.smoke, command=words, new_tokens=given.new_tokens, eval_batches_that_fit=smaller, **timed,
+        examples_per_second=timed["examples_an_update"] / statistics.median(timed["update_seconds"]),
     )  # fmt: skip
     write_atomically(given.out / f"{name}.json", json.dumps(record, indent=2) + "\n")
     return 0
+
+
+def timed_updates(out: Path) -> tuple[dict, dict]:
+    """The result of a script's run, and what its updates took after those that warm up."""
+    result = json.loads((out / "result.json").read_text())
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    updates = [line for line in lines if line["event"] == "update"]
+    seconds, tokens = ([line[column] for line in updates[WARM_UP:]] for column in ("seconds", "tokens"))
+    speed = sum(tokens) / sum(seconds)
+    # the result's utilisation counts all updates: operations go with tokens
+    used = result["utilisation"] and result["utilisation"] * speed / result["train_tokens_per_second"]
+    return result, dict(
+        examples_an_update=result["examples_seen"] // result["updates"], update_seconds=seconds, update_tokens=tokens,
+        tokens_per_second=speed, utilisation=used, train_peak_memory_gib=updates[-1]["memory_gib"],
+    )  # fmt: skip
 
 
 def measure_stock(name: str, given: argparse.Namespace, parts: list[str]) -> int:

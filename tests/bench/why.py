@@ -14,7 +14,6 @@ not run again, and what is new is added to `--records`: a short session does a p
 import argparse
 import fnmatch
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -38,6 +37,8 @@ from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+from compare import gap  # noqa: E402
 
 import llama_65b as script  # noqa: E402
 from data.answers.score import interval  # noqa: E402
@@ -461,18 +462,6 @@ def group(records: dict[str, dict], stem: str) -> list[dict]:
     return [best, *(record for record in others if record["learning_rate"] == best["learning_rate"])]
 
 
-def mean_right(group: list[dict]) -> list[float]:
-    """For each dev example the share of seeds that answer it right."""
-    return [statistics.fmean(map(int, each)) for each in zip(*(record["right"] for record in group), strict=True)]
-
-
-def gap(first: list[dict], second: list[dict]) -> tuple[float, float, float]:
-    """The difference in execution accuracy, second - first, and its 95 % interval, paired by example over the seeds' means."""
-    each = [b - a for a, b in zip(mean_right(first), mean_right(second), strict=True)]
-    middle, half = statistics.fmean(each), 1.959964 * statistics.stdev(each) / math.sqrt(len(each))
-    return middle, middle - half, middle + half
-
-
 PAIRS = (
     ("full", "together-12"),
     ("full", "together-16"),
@@ -526,8 +515,7 @@ def summary(records: dict[str, dict]) -> str:
     pairs += [(f"{a} -> {b}", [records[a]], [records[b]]) for a, b in single if a in records and b in records]
     for text, ones, others in pairs:
         if ones and others:
-            middle, low, high = (100 * end for end in gap(ones, others))
-            lines.append(markdown((text, f"{middle:+.1f} ({low:+.1f} to {high:+.1f})", f"{len(ones)} and {len(others)}")))
+            lines.append(markdown((text, gap(ones, others), f"{len(ones)} and {len(others)}")))
     return "\n".join(lines)
 
 
