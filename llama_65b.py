@@ -473,7 +473,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     counts, flops = count_parameters(model), flops_per_token(model)
     args.learning_rate = args.learning_rate or quantised.peak_rate(counts["parameters"])
     folder.counted(counts, args.learning_rate)
-    layers = model.get_base_model().base_model.layers
+    layers = quantised.layers_of(model)
     for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     trainable = [weight for weight in model.parameters() if weight.requires_grad]

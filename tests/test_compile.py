@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import flan_t5_base
 import gpt_neox_20b
 import llama_65b
 import T5_3B
-from data.benchmark import spider
+from data.benchmark import sample, spider
 from data.benchmark.schema import Benchmark
 from data.common.errors import UserError
 from data.run.options import check_options
+from data.with_torch import quantised
 from data.with_torch.memory import WORTH, compiles
 
 FEW = ("--max_updates", "3", "--update_examples", "4", "--eval_examples", "2", "--max_output_tokens", "4", "--save_every", "-1")
@@ -111,6 +113,35 @@ def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, r
         # once for all layers of a kind, not once a layer and batch
         assert len({call["width"] for call in training}) >= 3
         assert layers["graphs"] <= 4 and not any(call["graphs"] for call in training[2 * often * count :])
+
+
+@pytest.mark.parametrize("script", [gpt_neox_20b, llama_65b], ids=["gpt_neox_20b", "llama_65b"])
+def test_the_first_layer_is_compiled_as_the_others(script, tmp_path):
+    """Of a frozen model it alone would have an input without a gradient, and take a compilation of its own."""
+    config = script.Config(**script.TINY_CONFIG)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    args, graphs = replace(script.Args(), model=str(tmp_path)), []
+    base = script.base_of(vars(args), script.SCRIPT)
+    tokenizer = script.load_tokenizer(replace(script.Args(), **script.TINY, tiny=True), spider.load(sample.build()))
+    model = script.load_model(args, base, script.load_config(args, base), tokenizer, torch.device("cpu"))
+    torch._dynamo.reset()
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    for layer in quantised.layers_of(model):
+        layer.compile(dynamic=True, backend=backend)
+    loss = script.AnswerLoss(model).train()
+    for count, length in ((1, 40), (3, 50), (2, 90), (1, 60)):
+        rows = [dict(input_ids=[5 + number] * length, labels=[7] * 9, shared=length - 4) for number in range(count)]
+        batch = script.collate(rows, tokenizer.eos_token_id)
+        loss(**batch).backward()
+    torch._dynamo.reset()
+    assert len(graphs) <= 2  # of a single row, and of several
+    model.eval()
+    with torch.inference_mode():
+        model(input_ids=batch["input_ids"])
 
 
 def test_no_compiler_is_said_at_once(monkeypatch, tmp_path):

@@ -146,6 +146,19 @@ def with_rows_on_device(model: PeftModel) -> PeftModel:
     return model
 
 
+def layers_of(model: PeftModel) -> torch.nn.ModuleList:
+    """A decoder's layers, which are compiled alike: the first one's input gets a gradient, too, as the others' does.
+
+    Without one it would be compiled by itself, which takes as long as all others.
+    """
+
+    def with_gradient(module: torch.nn.Module, given: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output.requires_grad_() if torch.is_grad_enabled() else output
+
+    model.get_input_embeddings().register_forward_hook(with_gradient)
+    return model.get_base_model().base_model.layers
+
+
 def leave_base_out(accelerator: Accelerator) -> None:
     """Keep the frozen base out of checkpoints: its quantised weights could not be loaded back."""
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
