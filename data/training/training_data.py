@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from data.benchmark import sample, spider
 from data.benchmark.schema import Benchmark
 from data.common.errors import UserError
-from data.training.batches import GROUP_SIZE, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
+from data.training.batches import GROUP_SIZE, area, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
 from data.training.cache import encoded
 from data.training.health import example_warnings
 from data.training.variation import vary
@@ -127,6 +127,12 @@ class TrainingData:
             else:
                 found.append(packed_passes(chosen, self.lengths, self.schemas, ranks, room, most))
         return found
+
+    def area(self, examples: Sequence[int]) -> int:
+        """The tokens of a forward pass of these examples, padding included; packed ones are then rounded up."""
+        if self.padded:
+            return len(examples) * (max(self.prompts[i] for i in examples) + max(self.answers[i] for i in examples))
+        return area(shared_tokens(examples, self.lengths, self.schemas))
 
     def tokens(self, passes: Sequence[Sequence[Sequence[int]]]) -> tuple[int, int]:
         """(tokens of prompts, tokens of answers) of an update's passes; a shared schema counts once per rank's pass."""

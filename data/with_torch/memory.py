@@ -81,12 +81,14 @@ def forward_tokens(
     if not measured:
         return given or CPU_TOKENS
 
+    def passes(tokens: int) -> list[list[int]]:
+        epoch = -(-data.questions // data.per_update)
+        return [own for update in data.passes(ranks, tokens, 0, epoch) for each in update for own in each]
+
     def all_fit(tokens: int) -> bool:
-        chosen = [own for each in data.passes(ranks, tokens, 0, 1)[0] for own in each]
         # of padded ones the first has the longest prompts, whose attention takes most; of packed ones the largest takes most
-        batches = [collate([data.train[i] for i in own]) for own in (chosen[:1] if data.padded else chosen)]
-        heaviest = max(batches, key=lambda batch: batch["input_ids"].numel())
-        batch = {name: tensor.to(device) for name, tensor in heaviest.items()}
+        heaviest = passes(tokens)[0] if data.padded else max(passes(tokens), key=data.area)
+        batch = {name: tensor.to(device) for name, tensor in collate([data.train[i] for i in heaviest]).items()}
 
         def learn() -> None:
             try:
@@ -108,12 +110,13 @@ def forward_tokens(
         remedy += ", or leave out --gradient_checkpointing off" if choice == "off" else ""
         raise UserError(f"the GPU's memory is too small for a forward pass of {tokens:,} tokens: {remedy}")
     if not given:
-        most = min(MOST, max(tokens, sum(data.tokens(data.passes(1, sys.maxsize, 0, 1)[0])) // ranks))
+        whole = max(map(data.area, passes(sys.maxsize)))  # of an update in a single pass a GPU
+        most = min(MOST, max(tokens, whole))
         while tokens < most and all_fit(min(most, 2 * tokens)):
             tokens = min(most, 2 * tokens)
         for step in (2, 4) if tokens < most else ():
             tokens += tokens // step if all_fit(min(most, tokens + tokens // step)) else 0
-        tokens = int(SAFE * tokens)
+        tokens = tokens if tokens >= whole else int(SAFE * tokens)
     accelerator.print(
         f"forward passes of up to {tokens:,} tokens a GPU" + f", {share:.0%} of the layers recomputed" * (share > 0)
     )
