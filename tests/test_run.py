@@ -156,7 +156,9 @@ def test_options_that_would_silently_change_a_run_are_refused(folder, options, d
 
 def test_a_run_from_before_an_option_goes_on_without_it(folder, capsys):
     with_checkpoint(folder)
-    RunFolder(folder.path, "some_script").start(OPTIONS | dict(share_schema=False, overfit=0), DATA, ["GPU"], resume=True)
+    again = RunFolder(folder.path, "some_script")
+    again.start(OPTIONS | dict(share_schema=False, overfit=0), DATA, ["GPU"], resume=True)
+    again.rewind(STATE, 5)
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="another run .share_schema False -> True"):
         RunFolder(folder.path, "some_script").start(OPTIONS | dict(x=0, share_schema=True), DATA, ["GPU"], resume=True)
@@ -195,7 +197,9 @@ def earlier(tmp_path) -> RunFolder:
 @pytest.mark.parametrize("gpus", [1, 3])
 def test_a_run_of_earlier_options_goes_on_with_as_many_examples_an_update(earlier, capsys, gpus):
     now = OPTIONS | dict(update_examples=24, batch_size=0, batch_tokens=0, compile="auto", share_schema=False, vary_schema=0.0)
-    RunFolder(earlier.path, "some_script").start(now, DATA, ["GPU"] * gpus, resume=True)
+    again = RunFolder(earlier.path, "some_script")
+    again.start(now, DATA, ["GPU"] * gpus, resume=True)
+    again.rewind(STATE, 5)
     said = capsys.readouterr().out
     assert re.findall(r"^--(\w+) was", said, re.MULTILINE) == ["batch_size", "compile"]
     record = json.loads((earlier.path / "args.json").read_text())
@@ -256,12 +260,19 @@ def test_what_is_no_run_is_not_resumed(tmp_path):
 
 
 def test_a_run_that_has_made_more_updates_than_it_shall_is_not_resumed(folder):
-    before = files(folder.path)
+    """And its folder stays as it was, or the next attempt would take over the options of the one that was refused."""
+    before = files(with_checkpoint(folder, update=4).path)
+    again = RunFolder(folder.path, "some_script")
+    again.start(OPTIONS | dict(learning_rate=0.5), DATA, ["GPU"], resume=True)
+    again.health(0, "looked at", ["something is off"])
     with pytest.raises(
         UserError, match="the run has made 4 updates, and the options ask for 2: raise --epochs or --max_updates"
     ):
-        folder.rewind(STATE | dict(update=4), 2)
+        again.rewind(STATE | dict(update=4), 2)
     assert files(folder.path) == before
+    again.rewind(STATE | dict(update=4), 5)
+    assert json.loads((folder.path / "args.json").read_text())["args"]["learning_rate"] == 0.5
+    assert [json.loads(line)["event"] for line in lines(folder.path / "log.jsonl")][-1] == "health"
 
 
 def test_other_ranks_write_nothing(tmp_path, capsys):

@@ -52,6 +52,7 @@ class RunFolder:
         self.main = main
         self.track = track  # track({name: number}, step=update): an experiment tracker
         self.gpus: list[str] = []
+        self.waiting: list[str] | None = None  # of a run that resumes: `args.json`, then lines of the log, until `rewind`
 
     def check(self, options: dict, data: dict, resume: bool) -> None:
         """Raise UserError where `start` would, but before a run's other processes start, which would wait for the first."""
@@ -62,8 +63,9 @@ class RunFolder:
         """Make the folder and write `args.json`; an earlier run in its place is renamed, with a number.
 
         With `resume`, the folder has to hold a run of the same script with an intact checkpoint, which is continued: changed
-        options are printed, and those that would make it another run are refused unless the option `force` is set. Raises
-        UserError otherwise, and for a folder that holds something else than a run.
+        options are printed, and those that would make it another run are refused unless the option `force` is set. Its files
+        stay as they are until `rewind`, as loading its checkpoint may fail, too. Raises UserError otherwise, and for a folder
+        that holds something else than a run.
         """
         self.gpus = list(gpus)
         if not self.main:
@@ -92,7 +94,11 @@ class RunFolder:
             "gpus": list(gpus),
             "data": data,
         }
-        write_atomically(self.path / "args.json", json.dumps(record, indent=2) + "\n")
+        text = json.dumps(record, indent=2) + "\n"
+        if resume:
+            self.waiting = [text]
+        else:
+            write_atomically(self.path / "args.json", text)
 
     def _earlier(self, options: dict, data: dict, resume: bool, say: bool = False) -> dict:
         """The record of the run in the folder that can go on with these options; {} without `resume`. Raises UserError.
@@ -129,10 +135,10 @@ class RunFolder:
         return started
 
     def rewind(self, state: dict, total: int) -> dict:
-        """Remove from `log.jsonl` what came after a checkpoint's `state`, from which a run resumes, and return the state.
+        """Go on in the folder from a checkpoint's `state`, and return it: remove from `log.jsonl` what came after it.
 
-        Also removes incomplete lines, and the leftovers of an interrupted save. Raises UserError where the run has made more
-        updates than `total`, those it shall have.
+        Also removes incomplete lines, and the leftovers of an interrupted save; writes what `start` and `log` have kept back.
+        Raises UserError where the run has made more updates than `total`, those it shall have.
         """
         if state["update"] > total:
             made = f"the run has made {state['update']:,} updates, and the options ask for {total:,}"
@@ -141,25 +147,30 @@ class RunFolder:
             return state
         for name in ("last.tmp", "last.old", "best.tmp"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        path = self.path / "log.jsonl"
-        if not path.exists():
-            return state
-        kept = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        path, kept = self.path / "log.jsonl", []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
             try:
                 record = json.loads(line)
                 last = state["evaluated"] if record["event"] == "evaluation" else state["update"] - 1
                 kept += [line + "\n"] if record["update"] <= last or record["event"] == "health" else []
             except (ValueError, KeyError, TypeError):  # the run was interrupted while it wrote this line
                 continue
-        write_atomically(path, "".join(kept))
+        arguments, *health = self.waiting or [""]
+        self.waiting = None
+        write_atomically(path, "".join([*kept, *health]))
+        if arguments:
+            write_atomically(self.path / "args.json", arguments)
         return state
 
     def log(self, record: dict) -> None:
         """Append a record to `log.jsonl`, and send its numbers to the experiment tracker."""
         if self.main:
-            with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            line = json.dumps(record) + "\n"
+            if self.waiting is not None:
+                self.waiting.append(line)
+            else:
+                with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(line)
             if self.track:
                 numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "update"}
                 self.track({f"{record['event']}/{name}": value for name, value in numbers.items()}, step=record["update"])
