@@ -1,5 +1,6 @@
 """Reading a directory in Spider's layout, what is said about a bad one, and the schema of any database."""
 
+import errno
 import json
 import os
 import random
@@ -620,7 +621,20 @@ def test_a_full_gpu_is_one_line(capsys):
     assert said.endswith("(CUDA out of memory. Tried to allocate 344.00 MiB)\n") and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_place_that_may_not_be_written_is_one_line(capsys, number):
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "runs/args.json.tmp")
+
+    with pytest.raises(SystemExit) as caught:
+        exit_on_user_error(fail)
+    said = f"error: runs/args.json.tmp cannot be read or written ({os.strerror(number)}): allow it, or name another place\n"
+    assert caught.value.code == 2 and capsys.readouterr().err == said
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        exit_on_user_error(lambda: os.close(10_000))
     with pytest.raises(ZeroDivisionError):
         exit_on_user_error(lambda: print(1 / 0))
     with pytest.raises(RuntimeError, match="shapes"):

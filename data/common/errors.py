@@ -10,7 +10,9 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; end a UserError, a full disk or a GPU out of memory with one line on stderr and exit code 2.
+    """Run `main`; end what a user can mend with one line on stderr and exit code 2.
+
+    That is a UserError, a full disk, a file that may not be read or written, and a GPU out of memory.
 
     Characters that standard output cannot encode are replaced.
     """
@@ -21,11 +23,13 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     except UserError as error:
         message = " ".join(str(error).split())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            of = f" of {error.filename}" if error.filename else ""
+            message = f"no space left on the disk{of}: free some, and go on or try again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            message = f"{error.filename} cannot be read or written ({error.strerror}): allow it, or name another place"
+        else:
             raise
-        message = (
-            f"no space left on the disk{f' of {error.filename}' if error.filename else ''}: free some, and go on or try again"
-        )
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, known by its name as this module must not import torch
             raise
