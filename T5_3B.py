@@ -128,7 +128,15 @@ from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch import zero2
 from data.with_torch.answering import Questions
 from data.with_torch.memory import compiles, forward_tokens
-from data.with_torch.models import check_vocabulary, config_of, count_parameters, draw_weights, numel, tokenizer_of
+from data.with_torch.models import (
+    check_vocabulary,
+    config_of,
+    count_parameters,
+    draw_weights,
+    numel,
+    tokenizer_of,
+    weights_from,
+)
 from data.with_torch.processes import peak_memory
 from data.with_torch.search import Hypotheses, Search
 from data.with_torch.t5 import add_pieces, contiguous_biases
@@ -212,7 +220,7 @@ def load_model(args: Args, base: dict, config: Config, tokenizer: Tokenizer, dev
         model = random_model(config, base["seed"], device)
     else:
         how = dict(dtype=torch.float32, device_map={"": device})
-        model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint or base["model"], config=config, **how)
+        model = weights_from(AutoModelForSeq2SeqLM, checkpoint or base["model"], config, **how)
     check_vocabulary(model, tokenizer, base["model"])
     contiguous_biases(model)
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.float())  # bf16 would round the loss

@@ -221,7 +221,7 @@ def load_model(args: Args, base: dict, config: Config, tokenizer: Tokenizer, dev
     else:
         T5PreTrainedModel._keep_in_fp32_modules = None  # `wo` in 4 bits too: it was kept out of them for fp16's sake
         how = dict(quantization_config=quantization(), dtype=quantization().bnb_4bit_compute_dtype, device_map={"": device})
-        model = AutoModelForSeq2SeqLM.from_pretrained(base["model"], config=config, **how)
+        model = quantised.weights_from(AutoModelForSeq2SeqLM, base["model"], config, **how)
     check_vocabulary(model, tokenizer, base["model"])
     contiguous_biases(quantised.keep_packed(model))
     # else PEFT takes the two for one, and leaves out the rows of the output layer

@@ -238,7 +238,7 @@ def load_base(args: Args, base: dict, config: PretrainedConfig, device: torch.de
             stored["bnb_4bit_compute_dtype"] = how["dtype"]  # this machine's, not that of the one that saved it
         elif packed:
             how["quantization_config"] = quantization()  # shard by shard, each weight straight into 4 bits
-        model = AutoModelForCausalLM.from_pretrained(base["model"], config=config, **how)
+        model = quantised.weights_from(AutoModelForCausalLM, base["model"], config, **how)
     return quantised.keep_packed(model)
 
 

@@ -340,6 +340,27 @@ def test_a_small_model_learns_at_a_higher_rate_than_a_large_one():
     assert [quantised.peak_rate(count) for count in (65_485_545_472, 20_600_000_000, 7e9, 1.5e9)] == [1e-4, 2e-4, 2e-4, 1e-3]
 
 
+@pytest.mark.parametrize("kept", [None, 5000, b"version https://git-lfs.github.com/spec/v1"], ids=["none", "cut", "pointer"])
+def test_weights_that_are_missing_or_not_whole_are_named_in_one_line(script, run, directory, kept):
+    weights = directory / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if kept:
+        weights.write_bytes(kept if isinstance(kept, bytes) else whole[:kept])
+    with pytest.raises(UserError, match="the weights of .*hub are missing or not whole: download them again") as caught:
+        trained(script, run, directory, "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_run_trained_is_not_lost_where_its_base_is_stored(script, run, directory, tmp_path, capsys):
+    done = trained(script, run, directory, "run")
+    with pytest.raises(UserError, match="is an adapter for one: name the model itself, or keep both in 16 bits with --merge"):
+        run(script, "--model", str(done["folder"]), "--save_4bit", str(tmp_path / "new"), tiny=False)
+    assert not (tmp_path / "new").exists()
+    run(script, "--model", str(directory), "--save_4bit", str(tmp_path / "new"), tiny=False)
+    assert "it was trained" not in capsys.readouterr().out
+
+
 def test_a_base_of_16_bits_is_not_one_that_is_stored_in_4(script, run, directory, tmp_path):
     with pytest.raises(UserError, match="--save_4bit keeps a model in 4 bits, and --base_16bit, or the run"):
         run(script, "--model", str(directory), "--base_16bit", "--save_4bit", str(tmp_path / "new"), tiny=False)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from data.common.errors import UserError
@@ -20,6 +21,20 @@ def from_hub(auto: type, source: str | Path):
     except Exception as error:  # a directory that is no model's raises many kinds
         remedy = "name a model's directory with --model DIR, or use --tiny or --random_weights"
         raise UserError(f"the model {source} can be neither found nor downloaded: {remedy} ({error})") from None
+
+
+def weights_from(auto: type, source: str | Path, config: PretrainedConfig, **how: object) -> torch.nn.Module:
+    """A model with the weights of a directory or the hub, as `auto.from_pretrained` makes it.
+
+    Raises UserError where they are missing or cut off; a GPU's memory that is full stays a RuntimeError.
+    """
+    try:
+        return auto.from_pretrained(source, config=config, **how)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None):  # a full disk, say
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights of {source} are missing or not whole: download them again ({reason})") from None
 
 
 def config_of(

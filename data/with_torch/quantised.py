@@ -15,7 +15,7 @@ from transformers.integrations import replace_with_bnb_linear
 
 from data.common.errors import UserError
 from data.run.checkpoints import checkpoint_of, replace_folder
-from data.with_torch.models import draw_weights
+from data.with_torch.models import draw_weights, weights_from
 
 
 def peak_rate(parameters: int) -> float:
@@ -184,21 +184,25 @@ def export(
     if options["save_4bit"] and base["base_16bit"]:
         raise UserError("--save_4bit keeps a model in 4 bits, and --base_16bit, or the run of --model, has it in 16: name the "
                         "model itself, without --base_16bit")  # fmt: skip
+    if options["save_4bit"] and checkpoint:
+        raise UserError(f"--save_4bit keeps a model, and {options['model']} is an adapter for one: name the model itself, or "
+                        "keep both in 16 bits with --merge")  # fmt: skip
     if options["save_4bit"] and made:
         raise UserError("--save_4bit keeps a model that took long to load: random weights are made anew at each start")
     if options["merge"] and (checkpoint is None or made or hasattr(config, "quantization_config")):
         raise UserError("--merge needs a run or checkpoint trained from 16-bit weights: name it with --model")
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)  # what cannot be written is said before a model is loaded
     tokenizer = load_tokenizer()
     if options["save_4bit"]:
         model = load_base(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     else:
-        model = auto.from_pretrained(base["model"], config=config, dtype=torch.bfloat16, device_map="cpu")
+        model = weights_from(auto, base["model"], config, dtype=torch.bfloat16, device_map="cpu")
         model = load_adapter(model, checkpoint, is_trainable=False).merge_and_unload()
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     replace_folder(aside, folder)
     # a model by itself does not say how it was asked
-    kept = [f"--{flag}" for flag in ("values", "full_names", "share_schema") if base[flag]]
+    kept = [f"--{flag}" for flag in ("values", "full_names", "share_schema") if base[flag] and options["merge"]]
     print(f"the model now stands in {folder}" + (f"; it was trained with {' '.join(kept)}" if kept else ""))
