@@ -265,6 +265,13 @@ def test_walked_statements_run(matchers, benchmark):
     assert report[0].startswith("walked: 400 of 401 statements run (99.75%)") and "SELECT x" in report[1]
 
 
+def test_a_walk_through_a_single_table_never_comes_to_a_dead_end(matchers):
+    """Where a column without alias takes the only table, no alias is left to stand before another column."""
+    schema = schema_of({"item": ["id", "name", "price"]}, full_names=False)
+    rng = random.Random(0)
+    assert all(matchers.walk(schema, rng).lstrip().startswith("SELECT") for _ in range(150))
+
+
 def run(monkeypatch, capsys, *options: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["data.grammar", *options])
     try:

@@ -624,10 +624,13 @@ class _ByAlias(_Form):
         return (terminal for terminal, owners in self.names.bare(table) if len(owners) == 1)
 
     def listed(self, then: str) -> Iterator[tuple[str, str]]:
-        last = self.aliases[-1]
+        last, some = self.aliases[-1], self.with_columns()
+        # a single table has an alias or none
+        other = f"bit_clear({some[0]})" if self.with_bare and len(some) == 1 else ""
         for alias in self.aliases:
             rule = f"{then}of{alias}"
-            yield f"{self.alias(alias)} {rule}::_", f"bit_clear({self.bare})" if self.with_bare and alias == last else ""
+            kept = f"bit_clear({self.bare})" if self.with_bare and alias == last else ""
+            yield f"{self.alias(alias)} {rule}::_", _both(kept, other)
             for table in self.with_columns():
                 free = f"or(eq({self.bits_of(alias)}, 0), {self.stands_for(alias, table)})"
                 free = _both(free, f"bit_clear({table})" if self.with_bare else "")
