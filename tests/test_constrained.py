@@ -101,6 +101,16 @@ def test_names_that_a_vocabulary_cannot_write_are_left_out_and_said(benchmark, c
     assert "not all answers about all are checked" in capsys.readouterr().out
 
 
+def test_names_are_left_out_whose_quotes_a_vocabulary_cannot_write(benchmark, capsys):
+    """The small tokenizer has no piece for a double quote where its benchmark has none."""
+    tokenizer = llama_65b.load_tokenizer(replace(llama_65b.Args(), **llama_65b.TINY, tiny=True), benchmark)
+    assert tokenizer.unk_token_id in tokenizer('"', add_special_tokens=False).input_ids
+    schema = next(schema for schema in benchmark.schemas.values() if len(schema.tables) > 1)
+    schema = replace(schema, db_id="shop", tables=(f"{schema.tables[0]} {schema.tables[0]}", *schema.tables[1:]))
+    assert Grammars(tokenizer, len(tokenizer)).matcher(schema)
+    assert f"cannot write 1 of its names, as {schema.tables[0]!r}" in capsys.readouterr().out
+
+
 def test_a_dead_end_is_no_end(benchmark, tokenizer, monkeypatch, capsys):
     """llguidance offers the end of sequence where nothing else may follow, also in the middle of a statement."""
     schema = next(iter(benchmark.schemas.values()))

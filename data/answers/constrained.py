@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from data.answers.grammar import compiled, grammar
+from data.benchmark.prompt import name
 from data.benchmark.schema import Schema
 from data.common.errors import UserError, printable
 
@@ -61,8 +62,9 @@ class Grammars:
         return matcher and matcher.deep_copy()
 
     def _compile(self, schema: Schema) -> "LLMatcher | None":
-        names = [*schema.tables, *(name for table, name in schema.columns if table >= 0)]
-        unknown = {name for name in names if self.unknown in self.tokenizer(name, add_special_tokens=False).input_ids}
+        names = [*schema.tables, *(column for table, column in schema.columns if table >= 0)]
+        written = {each: self.tokenizer(name(each), add_special_tokens=False).input_ids for each in names}
+        unknown = {each for each, pieces in written.items() if self.unknown in pieces}
         try:
             matcher = compiled(self.vocabulary, self.head + grammar(schema, unknown))
         except ValueError as error:
