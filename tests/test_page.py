@@ -168,6 +168,16 @@ def test_a_result_that_lacks_figures_gives_a_page(folder, monkeypatch, tmp_path,
     assert content(odd)["head"]["updates"] in (None, 2000)
 
 
+def test_the_sample_is_data_by_its_name(folder, monkeypatch, tmp_path):
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    record = json.loads((moved / "args.json").read_text())
+    record["data"]["directory"] = "nowhere"
+    (moved / "args.json").write_text(json.dumps(record))
+    monkeypatch.setattr(sys, "argv", ["page", str(moved), "--data", "sample"])
+    page.main()
+    assert content(moved) == content(folder)
+
+
 def test_what_is_no_scored_run_ends_in_one_line(folder, monkeypatch, capsys, tmp_path):
     assert "args.json is missing" in command(monkeypatch, capsys, tmp_path / "none")
     broken = shutil.copytree(folder, tmp_path / "broken")

@@ -330,6 +330,12 @@ def test_a_db_id_after_the_prediction_is_no_part_of_it(spider, tmp_path):
     assert done.stdout.splitlines()[5].count("100.00%") == 2, done.stderr
 
 
+def test_no_processes_are_too_few(spider):
+    gold = spider / "dev_gold.sql"
+    done = command("--predictions", gold, "--gold", gold, "--data", spider, "--workers", 0)
+    assert (done.returncode, done.stderr) == (2, "error: --workers has to be positive\n")
+
+
 @pytest.mark.parametrize(
     ("lines", "named"),
     [(GOLD[:4], "4 predictions"), ([*GOLD, "SELECT 1"], "6 predictions"), ([], "0 predictions")],

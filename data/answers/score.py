@@ -383,7 +383,7 @@ def main() -> None:
         raise UserError("give either a run folder or --predictions, --gold and --data")
     if args.clean and args.run:
         raise UserError("--clean is for --predictions: those of a run are cleaned already")
-    if (args.workers or 1) < 1:
+    if args.workers is not None and args.workers < 1:
         raise UserError("--workers has to be positive")
     if args.seconds is not None and not 0 < args.seconds <= MAX_SECONDS:
         raise UserError(f"--seconds has to be positive, and {MAX_SECONDS:g} at most")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from data.answers.score import executable, read_run, totals
 from data.benchmark.prompt import one_line
+from data.benchmark.sample import build
 from data.benchmark.schema import Benchmark, Schema
 from data.common.errors import UserError, printable
 from data.common.files import read_object, write_atomically
@@ -198,9 +199,10 @@ def cut(value: object) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m data.page", description="Make report.html from the files of a run.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="Spider's directory, if not the one that the run names")
+    parser.add_argument("--data", metavar="DIR", help="Spider's directory, or `sample`, if not what the run names")
     args = parser.parse_args()
-    benchmark, _, rows, result = read_run(args.run, args.data)
+    data = build() if args.data == "sample" else args.data and Path(args.data)
+    benchmark, _, rows, result = read_run(args.run, data)
     scored = all({"question", "execution_match", "exact_match", "hardness", "error"} <= row.keys() for row in rows)
     if not result or not scored:
         raise UserError(f"{args.run} is not scored yet: python3 -m data.score {args.run} does it")
