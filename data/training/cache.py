@@ -29,7 +29,8 @@ def encoded(
     rows = datasets.Dataset.from_list([asdict(example) for example in examples])
     schemas = {db_id: schemas[db_id] for db_id in sorted(set(rows["db_id"]))}
     source = [inspect.getsource(prompt), *_sources(encode, set())]
-    fingerprint = Hasher.hash([rows[:], schemas, source, tokenizer.backend_tokenizer.to_str(), limit, options])
+    contents = [repr(rows[:]), repr(schemas)]  # as texts: hashing objects one by one takes seconds
+    fingerprint = Hasher.hash([*contents, source, tokenizer.backend_tokenizer.to_str(), limit, options])
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "text-to-sql"
