@@ -57,6 +57,17 @@ def test_no_imports_run_in_a_circle():
     assert not arrows
 
 
+@pytest.mark.parametrize("path", [*FILES, *sorted(ROOT.glob("*.py"))], ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_imported_is_pinned(path):
+    """Also what another package happens to bring along: one day it may not, or in another version."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = {line.split("==")[0] for line in lines if "==" in line}
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= pinned | sys.stdlib_module_names | {"data"}
+
+
 @pytest.mark.parametrize("script", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
 def test_a_script_imports_rooms_and_no_other_script(script):
     names = {path.stem for path in ROOT.glob("*.py")}

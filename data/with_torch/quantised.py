@@ -194,6 +194,7 @@ def export(
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)  # what cannot be written is said before a model is loaded
+    aside.rmdir()
     tokenizer = load_tokenizer()
     if options["save_4bit"]:
         model = load_base(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
