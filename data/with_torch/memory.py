@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -85,15 +84,20 @@ def forward_tokens(
         epoch = -(-data.questions // data.per_update)
         return [own for update in data.passes(ranks, tokens, 0, epoch) for each in update for own in each]
 
+    def largest(tokens: int) -> int:
+        return max(map(data.area, passes(tokens)))
+
     def all_fit(tokens: int) -> bool:
-        # of padded ones the first has the longest prompts, whose attention takes most; of packed ones the largest takes most
-        heaviest = passes(tokens)[0] if data.padded else max(passes(tokens), key=data.area)
-        batch = {name: tensor.to(device) for name, tensor in collate([data.train[i] for i in heaviest]).items()}
+        # the largest takes most; of padded ones also that of the longest prompt, whose attention takes most
+        keys = [data.area, *([lambda own: max(data.prompts[i] for i in own)] if data.padded else [])]
+        heaviest = [max(passes(tokens), key=key) for key in keys]
+        batches = [collate([data.train[i] for i in own]) for own in heaviest]
 
         def learn() -> None:
             try:
-                with accelerator.autocast():
-                    loss(**batch).backward()
+                for batch in batches:
+                    with accelerator.autocast():
+                        loss(**{name: tensor.to(device) for name, tensor in batch.items()}).backward()
             finally:
                 for weight in trainable:
                     weight.grad = None
@@ -110,13 +114,13 @@ def forward_tokens(
         remedy += ", or leave out --gradient_checkpointing off" if choice == "off" else ""
         raise UserError(f"the GPU's memory is too small for a forward pass of {tokens:,} tokens: {remedy}")
     if not given:
-        whole = max(map(data.area, passes(sys.maxsize)))  # of an update in a single pass a GPU
-        most = min(MOST, max(tokens, whole))
+        most = max(tokens, largest(MOST))
         while tokens < most and all_fit(min(most, 2 * tokens)):
             tokens = min(most, 2 * tokens)
         for step in (2, 4) if tokens < most else ():
-            tokens += tokens // step if all_fit(min(most, tokens + tokens // step)) else 0
-        tokens = tokens if tokens >= whole else int(SAFE * tokens)
+            larger = min(most, tokens + tokens // step)
+            tokens = larger if all_fit(larger) else tokens
+        tokens = min(largest(tokens), tokens if tokens == most else int(SAFE * tokens))  # no more than what was tried
     accelerator.print(
         f"forward passes of up to {tokens:,} tokens a GPU" + f", {share:.0%} of the layers recomputed" * (share > 0)
     )
