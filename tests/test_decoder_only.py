@@ -1,5 +1,6 @@
 """gpt_neox_20b.py and llama_65b.py on the CPU: their tokens, their 4-bit models, their loop, and what they say to bad input."""
 
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from conftest import records
+from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM
 
@@ -340,21 +342,45 @@ def test_a_small_model_learns_at_a_higher_rate_than_a_large_one():
     assert [quantised.peak_rate(count) for count in (65_485_545_472, 20_600_000_000, 7e9, 1.5e9)] == [1e-4, 2e-4, 2e-4, 1e-3]
 
 
-@pytest.mark.parametrize("kept", [None, 5000, b"version https://git-lfs.github.com/spec/v1"], ids=["none", "cut", "pointer"])
-def test_weights_that_are_missing_or_not_whole_are_named_in_one_line(script, run, directory, kept):
+POINTER = b"version https://git-lfs.github.com/spec/v1"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("model.safetensors", None), ("model.safetensors", 5000), ("model.safetensors", POINTER), ("pytorch_model.bin", POINTER),
+     ("pytorch_model.bin", b""), ("pytorch_model.bin", 5000), ("model.safetensors.index.json", b'{"weight_map": {')],
+)  # fmt: skip
+def test_weights_that_are_missing_or_not_whole_are_named_in_one_line(script, run, directory, name, kept):
     weights = directory / "model.safetensors"
-    whole = weights.read_bytes()
+    if isinstance(kept, int) and name.endswith(".bin"):
+        torch.save(load_file(weights), directory / name)
+    whole = (directory / name).read_bytes() if isinstance(kept, int) else b""
     weights.unlink()
-    if kept:
-        weights.write_bytes(kept if isinstance(kept, bytes) else whole[:kept])
-    with pytest.raises(UserError, match="the weights of .*hub are missing or not whole: download them again") as caught:
+    if kept is not None:
+        (directory / name).write_bytes(whole[:kept] if isinstance(kept, int) else kept)
+    with pytest.raises(UserError, match="the weights of .*hub cannot be read or downloaded: get them again, whole") as caught:
         trained(script, run, directory, "run")
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_is_full_or_closed_is_not_taken_for_bad_weights(number):
+    class Auto:
+        @staticmethod
+        def from_pretrained(source, **how):
+            try:
+                raise OSError(number, os.strerror(number), "cache/blob")
+            except OSError as error:
+                raise OSError(f"at cache/blob when downloading {source}") from error
+
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        quantised.weights_from(Auto, "some/model", None)
+    assert caught.value.errno == number
+
+
 def test_what_a_run_trained_is_not_lost_where_its_base_is_stored(script, run, directory, tmp_path, capsys):
     done = trained(script, run, directory, "run")
-    with pytest.raises(UserError, match="is an adapter for one: name the model itself, or keep both in 16 bits with --merge"):
+    with pytest.raises(UserError, match="is an adapter for one: name the model, or keep both in 16 bits with --merge"):
         run(script, "--model", str(done["folder"]), "--save_4bit", str(tmp_path / "new"), tiny=False)
     assert not (tmp_path / "new").exists()
     run(script, "--model", str(directory), "--save_4bit", str(tmp_path / "new"), tiny=False)

@@ -4,6 +4,9 @@ import errno
 import sys
 from collections.abc import Callable
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 class UserError(Exception):
     """Bad input or options; the message says in one line what is wrong and how to fix it."""
@@ -23,10 +26,10 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     except UserError as error:
         message = " ".join(str(error).split())
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             of = f" of {error.filename}" if error.filename else ""
             message = f"no space left on the disk{of}: free some, and go on or try again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        elif error.errno in NOT_ALLOWED and error.filename:
             message = f"{error.filename} cannot be read or written ({error.strerror}): allow it, or name another place"
         else:
             raise

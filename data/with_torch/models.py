@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from json import JSONDecodeError
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
-from data.common.errors import UserError
+from data.common.errors import NO_SPACE, NOT_ALLOWED, UserError
 from data.run.checkpoints import checkpoint_of
 
 MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
@@ -26,15 +28,16 @@ def from_hub(auto: type, source: str | Path):
 def weights_from(auto: type, source: str | Path, config: PretrainedConfig, **how: object) -> torch.nn.Module:
     """A model with the weights of a directory or the hub, as `auto.from_pretrained` makes it.
 
-    Raises UserError where they are missing or cut off; a GPU's memory that is full stays a RuntimeError.
+    Raises UserError where they are missing, cut off, or not to be downloaded; a GPU's memory that is full stays a RuntimeError.
     """
     try:
         return auto.from_pretrained(source, config=config, **how)
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None):  # a full disk, say
-            raise
+    except (OSError, SafetensorError, UnpicklingError, EOFError, JSONDecodeError) as error:
+        for cause in (error, error.__cause__, error.__context__):
+            if getattr(cause, "errno", None) in (*NO_SPACE, *NOT_ALLOWED):
+                raise cause from None
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the weights of {source} are missing or not whole: download them again ({reason})") from None
+        raise UserError(f"the weights of {source} cannot be read or downloaded: get them again, whole ({reason})") from None
 
 
 def config_of(

@@ -184,17 +184,20 @@ def export(
     if options["save_4bit"] and base["base_16bit"]:
         raise UserError("--save_4bit keeps a model in 4 bits, and --base_16bit, or the run of --model, has it in 16: name the "
                         "model itself, without --base_16bit")  # fmt: skip
-    if options["save_4bit"] and checkpoint:
-        raise UserError(f"--save_4bit keeps a model, and {options['model']} is an adapter for one: name the model itself, or "
-                        "keep both in 16 bits with --merge")  # fmt: skip
     if options["save_4bit"] and made:
         raise UserError("--save_4bit keeps a model that took long to load: random weights are made anew at each start")
+    if options["save_4bit"] and checkpoint:
+        merge = "" if hasattr(config, "quantization_config") else ", or keep both in 16 bits with --merge"
+        raise UserError(f"--save_4bit keeps a model, and {options['model']} is an adapter for one: name the model{merge}")
     if options["merge"] and (checkpoint is None or made or hasattr(config, "quantization_config")):
         raise UserError("--merge needs a run or checkpoint trained from 16-bit weights: name it with --model")
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)  # what cannot be written is said before a model is loaded
-    aside.rmdir()
+    try:  # what cannot be written is said before a model is loaded
+        aside.mkdir(parents=True)
+        aside.rmdir()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}): name another directory") from None
     tokenizer = load_tokenizer()
     if options["save_4bit"]:
         model = load_base(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
