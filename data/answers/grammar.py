@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.benchmark.prompt import RESERVED, name
-from data.benchmark.sample import build
+from data.benchmark.sample import directory_of
 from data.benchmark.schema import Example, Schema, database_file
 from data.benchmark.spelling import KEYWORDS, spelled
 from data.benchmark.spider import files_of, read_examples, read_schemas, splits_in
@@ -865,7 +865,5 @@ def main() -> None:
     args = parser.parse_args()
     if args.walk < 0:
         raise UserError("--walk has to be 0 or more")
-    if args.data == "sample":
-        args.data = build()
-    for line in check(Path(args.data), args.walk):
+    for line in check(directory_of(args.data), args.walk):
         print(printable(line), flush=True)

@@ -26,7 +26,7 @@ from typing import Self
 
 from data.benchmark.exact_match import CLAUSES, EMPTY, HARDNESS, Query, SqlSchema, comparable, exact, hardness, partial_scores
 from data.benchmark.prompt import clean_sql, target
-from data.benchmark.sample import build
+from data.benchmark.sample import directory_of
 from data.benchmark.schema import Benchmark, Example
 from data.benchmark.spider import MEND_EXAMPLES, check_database, files_of, load, read_schemas
 from data.common.commands import command_parser
@@ -387,9 +387,7 @@ def main() -> None:
         raise UserError("--workers has to be positive")
     if args.seconds is not None and not 0 < args.seconds <= MAX_SECONDS:
         raise UserError(f"--seconds has to be positive, and {MAX_SECONDS:g} at most")
-    if args.data == "sample":
-        args.data = build()
-    data = None if args.data is None else Path(args.data)
+    data = None if args.data is None else directory_of(args.data)
 
     result, earlier = {}, []
     if args.run:

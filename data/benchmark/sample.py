@@ -224,6 +224,11 @@ def is_built(directory: Path, stamp: str) -> bool:
     return found == stamp and all((directory / file).is_file() for file in files)
 
 
+def directory_of(data: str) -> Path:
+    """The directory that --data names; `sample` stands for the sample's."""
+    return build() if data == "sample" else Path(data)
+
+
 def build(directory: str | Path | None = None) -> Path:
     """The directory with the sample, in Spider's layout; built first where it is missing or its source has changed.
 

@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -10,6 +10,13 @@ NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 class UserError(Exception):
     """Bad input or options; the message says in one line what is wrong and how to fix it."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised from or while handling, one after another."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from data.answers.score import executable, read_run, totals
 from data.benchmark.prompt import one_line
-from data.benchmark.sample import build
+from data.benchmark.sample import directory_of
 from data.benchmark.schema import Benchmark, Schema
 from data.common.errors import UserError, printable
 from data.common.files import read_object, write_atomically
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--data", metavar="DIR", help="Spider's directory, or `sample`, if not what the run names")
     args = parser.parse_args()
-    data = build() if args.data == "sample" else args.data and Path(args.data)
+    data = None if args.data is None else directory_of(args.data)
     benchmark, _, rows, result = read_run(args.run, data)
     scored = all({"question", "execution_match", "exact_match", "hardness", "error"} <= row.keys() for row in rows)
     if not result or not scored:

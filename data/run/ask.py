@@ -158,7 +158,7 @@ class QuestionFile:
         for path in (Path(name), self.path.parent / name):
             if os.path.isfile(path):
                 return Database(path, schema_of_database(path), self.base)
-        data = sample.build() if self.options["data"] == "sample" else Path(self.options["data"])
+        data = sample.directory_of(self.options["data"])
         for split in ("dev", "test"):
             _, tables, folder = files_of(data, split)
             if os.path.isfile(path := database_file(folder, name)):

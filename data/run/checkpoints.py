@@ -1,6 +1,5 @@
 """Checkpoints that survive crashes: written aside, sealed with the size of every file, and renamed into place."""
 
-import errno
 import json
 import os
 import re
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.common.errors import UserError
+from data.common.errors import NO_SPACE, UserError, causes
 from data.common.files import read_object, sync_folder, write_atomically
 
 SEAL = "checkpoint.json"
@@ -17,7 +16,7 @@ LATER = ("values", "full_names", "share_schema")  # of the prompt; older checkpo
 UNPROMPTED = ("plain_sql", "base_16bit")  # of answers' spelling and of the base's weights; they do not change prompts
 KEPT = ("model", "tiny", "random_weights", "seed", *LATER, *UNPROMPTED)  # the options that define what is trained
 # messages of torch and safetensors about a full disk
-NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
+SAYS_NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
 
 
 def seal(folder: Path, record: dict) -> None:
@@ -63,11 +62,7 @@ def room_for(aside: Path) -> Iterator[None]:
 
 def no_space(error: BaseException | None) -> bool:
     """Whether an error, or one in its chain of causes, says that the disk is full."""
-    while error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or NO_SPACE.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(getattr(each, "errno", None) in NO_SPACE or SAYS_NO_SPACE.search(str(each)) for each in causes(error))
 
 
 def replace_folder(aside: Path, final: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def load_benchmark(options: Mapping, base: Mapping) -> Benchmark:
     """The benchmark that a script's options name; `base` is that of `checkpoints.base_of`. Raises UserError."""
-    directory = sample.build() if options["data"] == "sample" else options["data"]
+    directory = sample.directory_of(options["data"])
     chosen = {name: options[name] for name in ("train_others", "overfit")}
     if options["overfit"]:
         splits = ("train",)

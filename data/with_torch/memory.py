@@ -89,8 +89,10 @@ def forward_tokens(
 
     def all_fit(tokens: int) -> bool:
         # the largest takes most; of padded ones also that of the longest prompt, whose attention takes most
-        keys = [data.area, *([lambda own: max(data.prompts[i] for i in own)] if data.padded else [])]
-        heaviest = [max(passes(tokens), key=key) for key in keys]
+        tried = passes(tokens)
+        heaviest = [max(tried, key=data.area)]
+        if data.padded:
+            heaviest.append(max(tried, key=lambda own: max(data.prompts[i] for i in own)))
         batches = [collate([data.train[i] for i in own]) for own in heaviest]
 
         def learn() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
-from data.common.errors import NO_SPACE, NOT_ALLOWED, UserError
+from data.common.errors import NO_SPACE, NOT_ALLOWED, UserError, causes
 from data.run.checkpoints import checkpoint_of
 
 MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
@@ -33,7 +33,7 @@ def weights_from(auto: type, source: str | Path, config: PretrainedConfig, **how
     try:
         return auto.from_pretrained(source, config=config, **how)
     except (OSError, SafetensorError, UnpicklingError, EOFError, JSONDecodeError) as error:
-        for cause in (error, error.__cause__, error.__context__):
+        for cause in causes(error):
             if getattr(cause, "errno", None) in (*NO_SPACE, *NOT_ALLOWED):
                 raise cause from None
         reason = " ".join(str(error).split())[:200]
