@@ -314,7 +314,7 @@ def evaluate(
     """
     model.eval()
     start = time.perf_counter()
-    answers = generate(accelerator.unwrap_model(model), tokenizer, dev, benchmark.schemas, args, accelerator, stop, grammars)
+    answers = generate(model, tokenizer, dev, benchmark.schemas, args, accelerator, stop, grammars)
     seconds = time.perf_counter() - start
     examples = [benchmark.splits[args.split][i] for i in dev["index"]]
     rows = None
@@ -354,9 +354,8 @@ def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, s
     with room_for(aside):
         if accelerator.is_main_process:
             shutil.rmtree(aside, ignore_errors=True)
-            module = accelerator.unwrap_model(model)
-            weights = {name: weight.detach().to("cpu", torch.bfloat16) for name, weight in module.named_parameters()}
-            skeleton(module.config, torch.bfloat16).save_pretrained(aside, state_dict=weights)
+            weights = {name: weight.detach().to("cpu", torch.bfloat16) for name, weight in model.named_parameters()}
+            skeleton(model.config, torch.bfloat16).save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
         accelerator.wait_for_everyone()
         if resumable:
@@ -413,7 +412,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     gpu = torch.cuda.is_available()
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     accelerator = Accelerator(mixed_precision="bf16" if gpu else "no", **zero2.plugin(sharded), **tracker)
-    ranks, device = accelerator.num_processes, accelerator.device
+    rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
@@ -432,43 +431,46 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     for layer in layers if compiles(args.compile, gpu, args.max_updates, args.eval_only) else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    collate_train, loss = partial(collate, pad=tokenizer.pad_token_id), partial(answer_loss, model)
+    collator, loss = partial(collate, pad=tokenizer.pad_token_id), partial(answer_loss, model)
     # beside the measured pass, whose weights and gradients are float32: an optimiser's state, of ZeRO-2 this rank's share,
     # with weights and gradients in bf16 and the buckets that these travel in
     state_bytes = 12 / ranks - 4 if sharded else 8 * (args.optimizer == "adamw")
     kept = max(0, int(state_bytes * counts["parameters"])) + (2 * 2**30 if gpu else 0)
-    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, loss, collate_train, kept)
+    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, loss, collator, kept)
     adafactor = partial(Adafactor, scale_parameter=False, relative_step=False, warmup_init=False)
     adamw = partial(torch.optim.AdamW, fused=True, weight_decay=0.0)
     optimizer = zero2.optimizer(sharded, adamw) if sharded else adamw if args.optimizer == "adamw" else adafactor
-    model, optimizer = accelerator.prepare(model.train(), optimizer(trainable, lr=args.learning_rate))
+    wrapped, optimizer = accelerator.prepare(model.train(), optimizer(trainable, lr=args.learning_rate))
     set_seed(args.seed, device_specific=True)  # dropout differs
 
-    state = folder.rewind(load(accelerator, model, folder.path / "last"), data.updates) if args.resume else dict(START)
-    start, total, stopping, stop = state["update"], data.updates, False, Stop()
+    state = folder.rewind(load(accelerator, wrapped, folder.path / "last"), data.updates) if args.resume else dict(START)
+    start, total, stopping, stop = state["update"], data.updates, False, Stop().listen()
     keeping = args.save_every >= 0 and not args.eval_only
     plan = data.passes(ranks, room, start)
-    mine = [each[accelerator.process_index] for passes in plan for each in passes]
-    loader = iter(DataLoader(data.train, batch_sampler=mine, collate_fn=collate_train))
-    stop.listen()
+    loader = iter(DataLoader(data.train, batch_sampler=[each[rank] for passes in plan for each in passes], collate_fn=collator))
     for update in range(start, total + 1):
         last = update == total
+        # once in a while, at the end, and where a signal asks to stop: save, since an evaluation may fail
+        saving = keeping and (last or stopping or args.save_every and update % args.save_every == 0 and update > start)
+        if saving:
+            save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
         # once in a while, and at the end: evaluate, and keep the best
         if not stopping and (last or args.eval_every and update % args.eval_every == 0 and update > state["evaluated"]):
             rows, figures = evaluate(model, tokenizer, benchmark, data.dev, args, accelerator, stop, grammars)
             stopping = rows is None
             if not stopping and folder.log_evaluation(state, total, rows, figures) and keeping:
                 save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
-        # once in a while, at the end, and where a signal asks to stop: save
-        if keeping and (last or stopping or args.save_every and update % args.save_every == 0 and update > start):
-            save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
+            if saving:
+                folder.keep(state)
+            elif stopping and keeping:
+                save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
         if stopping:
             stop.leave(update, f"{folder.path}/last" if keeping else None)
         if last:
             break
         began, passes, rate = time.perf_counter(), plan[update - start], learning_rate(args, update, total)
         tokens, batches = data.tokens(passes), [next(loader) for _ in passes]
-        loss_sum = optimise(accelerator, model, optimizer, batches, tokens[1], rate)
+        loss_sum = optimise(accelerator, wrapped, optimizer, batches, tokens[1], rate)
         # all ranks stop where one has a signal
         loss, stopping = accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(stop.requested)])).tolist()
         loss, seconds = loss / tokens[1], time.perf_counter() - began

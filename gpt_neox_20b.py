@@ -362,7 +362,7 @@ def evaluate(
     """
     model.eval()
     start = time.perf_counter()
-    answers = generate(accelerator.unwrap_model(model), tokenizer, dev, benchmark.schemas, args, accelerator, stop, grammars)
+    answers = generate(model, tokenizer, dev, benchmark.schemas, args, accelerator, stop, grammars)
     seconds = time.perf_counter() - start
     examples = [benchmark.splits[args.split][i] for i in dev["index"]]
     rows = None
@@ -401,7 +401,7 @@ def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, s
     with room_for(aside):
         if accelerator.is_main_process:
             shutil.rmtree(aside, ignore_errors=True)
-            accelerator.unwrap_model(model).save_pretrained(aside, save_embedding_layers=False)
+            model.save_pretrained(aside, save_embedding_layers=False)
             tokenizer.save_pretrained(aside)
         accelerator.wait_for_everyone()
         if resumable:
@@ -416,7 +416,7 @@ def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, s
 def load(accelerator: Accelerator, model, folder: Path) -> dict:
     """Restore adapter, optimiser and random states from `folder` -> the state of the loop."""
     state = record_of(folder)["state"]
-    set_peft_model_state_dict(accelerator.unwrap_model(model), load_peft_weights(folder, device="cpu"))
+    set_peft_model_state_dict(model, load_peft_weights(folder, device="cpu"))
     accelerator.load_state(str(folder / "resume"))
     return state
 
@@ -437,9 +437,8 @@ def main(args: Args | None = None) -> None:
         return ask(args)
     base = base_of(asdict(args), SCRIPT)
     if args.save_4bit or args.merge:
-        config = load_config(args, base)
-        loaders = partial(load_tokenizer, args), partial(load_base, args, base, config)
-        return quantised.export(asdict(args), base, config, *loaders, AutoModelForCausalLM)
+        loaders = partial(load_tokenizer, args), partial(load_base, args, base)
+        return quantised.export(asdict(args), base, load_config(args, base), *loaders, AutoModelForCausalLM)
     benchmark = load_benchmark(asdict(args), base)
     config, tokenizer = load_config(args, base), load_tokenizer(args, benchmark)
     grammars = grammars_for(base, args.constrained, tokenizer, config.vocab_size)
@@ -456,7 +455,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     # autocast where layers are compiled: elsewhere its casts take longer than LoRA's float32 weights in TF32
     accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu and compiled else "no", **tracker)
     torch.set_float32_matmul_precision("high")
-    ranks, device = accelerator.num_processes, accelerator.device
+    rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
@@ -474,10 +473,10 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    answer_loss, collate_train = AnswerLoss(model).train(), partial(collate, pad=tokenizer.pad_token_id)
+    answer_loss, collator = AnswerLoss(model).train(), partial(collate, pad=tokenizer.pad_token_id)
     # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in
     kept = (2 + 4 * (ranks > 1)) * counts["trainable_parameters"]
-    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, answer_loss, collate_train, kept)
+    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, answer_loss, collator, kept)
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
     optimizer = adamw(trainable, lr=args.learning_rate, weight_decay=0.0)
     answer_loss, optimizer = accelerator.prepare(answer_loss, optimizer, device_placement=[False, True])
@@ -485,23 +484,26 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     quantised.leave_base_out(accelerator)
 
     state = folder.rewind(load(accelerator, model, folder.path / "last"), data.updates) if args.resume else dict(START)
-    start, total, stopping, stop = state["update"], data.updates, False, Stop()
+    start, total, stopping, stop = state["update"], data.updates, False, Stop().listen()
     keeping = args.save_every >= 0 and not args.eval_only
     plan = data.passes(ranks, room, start)
-    mine = [each[accelerator.process_index] for passes in plan for each in passes]
-    loader = iter(DataLoader(data.train, batch_sampler=mine, collate_fn=collate_train))
-    stop.listen()
+    loader = iter(DataLoader(data.train, batch_sampler=[each[rank] for passes in plan for each in passes], collate_fn=collator))
     for update in range(start, total + 1):
         last = update == total
+        # once in a while, at the end, and where a signal asks to stop: save, since an evaluation may fail
+        saving = keeping and (last or stopping or args.save_every and update % args.save_every == 0 and update > start)
+        if saving:
+            save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
         # once in a while, and at the end: evaluate, and keep the best
         if not stopping and (last or args.eval_every and update % args.eval_every == 0 and update > state["evaluated"]):
             rows, figures = evaluate(model, tokenizer, benchmark, data.dev, args, accelerator, stop, grammars)
             stopping = rows is None
             if not stopping and folder.log_evaluation(state, total, rows, figures) and keeping:
                 save(accelerator, model, tokenizer, folder.path / "best", base, state, resumable=False)
-        # once in a while, at the end, and where a signal asks to stop: save
-        if keeping and (last or stopping or args.save_every and update % args.save_every == 0 and update > start):
-            save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
+            if saving:
+                folder.keep(state)
+            elif stopping and keeping:
+                save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
         if stopping:
             stop.leave(update, f"{folder.path}/last" if keeping else None)
         if last:

@@ -211,6 +211,17 @@ def test_a_launcher_without_deepspeed_says_so(monkeypatch):
         zero2.configuration(ROOT / "ds_config_zero2.json", 2, script.SCRIPT)
 
 
+def test_a_broken_deepspeed_is_said_before_training(monkeypatch):
+    """transformers imports it to save a model."""
+
+    def fail(name: str):
+        raise RuntimeError("CUDA_HOME is not set")
+
+    monkeypatch.setattr(zero2.importlib, "import_module", fail)
+    with pytest.raises(UserError, match="deepspeed .* cannot be imported .CUDA_HOME is not set.* mend or uninstall it"):
+        zero2.plugin(None)
+
+
 @pytest.mark.slow
 def test_the_small_model_learns_the_sample(tmp_path):
     words = [sys.executable, "T5_3B.py", "--tiny", "--out", str(tmp_path / "run")]

@@ -11,7 +11,7 @@ from conftest import files
 
 from data.common.errors import UserError
 from data.report import page
-from data.run.checkpoints import seal
+from data.run.checkpoints import record_of, seal
 from data.run.options import check_options, defaults, resolve_options
 from data.run.run_folder import RunFolder
 
@@ -347,6 +347,13 @@ def test_an_evaluation_is_the_best_where_none_was_as_good(folder):
         True, True, False, False,
     ]  # fmt: skip
     assert state["best"] == 0.5
+
+
+def test_what_an_evaluation_brings_is_noted_in_the_checkpoint_before_it(folder):
+    (folder.path / "last").mkdir()
+    seal(folder.path / "last", dict(script="a", state=STATE))
+    folder.keep(STATE | dict(evaluated=5, best=0.5))
+    assert record_of(folder.path / "last") == dict(script="a", state=STATE | dict(evaluated=5, best=0.5), files={})
 
 
 def test_the_parameters_that_train_are_printed(folder, capsys):

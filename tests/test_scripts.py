@@ -311,6 +311,49 @@ def test_tiny_takes_no_other_model_for_a_run(run, script, more, tmp_path):
         run(script, "--model", str(tmp_path / "nowhere"), *more)
 
 
+@TWO
+def test_an_evaluation_that_fails_costs_no_update(run, script, monkeypatch, tmp_path):
+    """A package that only an evaluation imports may be broken, days after the start."""
+    options = [*FEW, "--eval_every", "0", "--save_every", "0"]
+
+    def fail(*given, **more):
+        raise ImportError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "generate", fail)
+        with pytest.raises(ImportError, match="broken"):
+            run(script, *options)
+    monkeypatch.setattr(script, "optimise", fail)  # from here on no update is made
+    done = run(script, *options, "--resume")
+    assert sorted(done["losses"]) == [0, 1, 2] and done["result"]["updates"] == 3
+    state = json.loads((done["folder"] / "last" / "checkpoint.json").read_text())["state"]
+    assert (state["evaluated"], state["best"]) == (3, done["result"]["execution_accuracy"])
+
+
+LATE = """
+import importlib, sys
+script = importlib.import_module(sys.argv[1])
+del sys.argv[0]
+real, before = script.optimise, {}
+def optimise(*given):
+    before.update(before or sys.modules)
+    return real(*given)
+script.optimise = optimise
+script.main()
+print(*sorted({name.split(".")[0] for name in sys.modules} - {name.split(".")[0] for name in before}))
+"""
+
+
+@TWO
+def test_what_a_run_needs_at_its_end_is_imported_at_its_start(script, small_sample, tmp_path):
+    """But for the pictures, without which it ends, too."""
+    words = [sys.executable, "-c", LATE, script.SCRIPT, "--tiny", "--data", str(small_sample), "--out", str(tmp_path / "run")]
+    done = subprocess.run([*words, *FEW, "--eval_every", "0"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    late = {*done.stdout.splitlines()[-1].split()} - sys.stdlib_module_names
+    assert late <= {"matplotlib", "mpl_toolkits", "cycler", "fontTools", "kiwisolver", "pyparsing", "dateutil"}
+
+
 def test_a_trial_leaves_its_result_and_no_checkpoint(run, script):
     """45 GB of T5-3B's random weights and moments are worth nothing."""
     done = run(script, *FEW, "--save_every", "-1")

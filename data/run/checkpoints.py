@@ -29,6 +29,12 @@ def seal(folder: Path, record: dict) -> None:
     write_atomically(folder / SEAL, json.dumps(record | dict(files=sizes), indent=2) + "\n")
 
 
+def keep_state(folder: Path, state: dict) -> None:
+    """Give a sealed checkpoint a later state of its loop: what the evaluation of its weights brought."""
+    record = read_object(folder / SEAL, "it has been saved just now: leave the run folder alone")
+    write_atomically(folder / SEAL, json.dumps(record | dict(state=state), indent=2) + "\n")
+
+
 def unseal(folder: Path, script: str, remedy: str) -> dict:
     """Check a checkpoint of `script` -> its record. Raises UserError, naming the file, if it is incomplete or another's."""
     record = read_object(folder / SEAL, remedy)

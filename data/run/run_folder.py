@@ -30,7 +30,7 @@ from data.common.errors import UserError, printable
 from data.common.files import read_object, write_atomically
 from data.report import page
 from data.report.curves import OF_THE_CALL, TABLE_HEAD, curves, table_row
-from data.run.checkpoints import recover, unseal
+from data.run.checkpoints import keep_state, recover, unseal
 from data.run.hardware import utilisation
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "deepspeed", "datasets", "tokenizers")
@@ -254,6 +254,11 @@ class RunFolder:
             said.append(f"{cut:,} cut at --max_output_tokens")
         print("  " + (", ".join(said) or "no errors"), flush=True)
         return best
+
+    def keep(self, state: dict) -> None:
+        """Note in `last`, saved before an evaluation, what it brought."""
+        if self.main:
+            keep_state(self.path / "last", state)
 
     def predictions(self, rows: Sequence[dict]) -> None:
         """Write the three files of predictions."""

@@ -21,11 +21,12 @@ class Stop:
     def requested(self) -> bool:
         return self.number > 0
 
-    def listen(self) -> None:
-        """Handle the signals from now on, except SIGHUP where `nohup` ignores it."""
+    def listen(self) -> "Stop":
+        """Handle the signals from now on, except SIGHUP where `nohup` ignores it, and return itself."""
         for number in ENDING:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
+        return self
 
     def _note(self, number: int, frame: object) -> None:
         ranks = "LOCAL_RANK" in os.environ

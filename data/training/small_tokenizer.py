@@ -15,14 +15,16 @@ WORDS = "▁?(?:Table▁[^]]*]|(?:foreign|primary)▁key:[^]]*]|\\w+|[^\\w▁])"
 LETTERS = 128  # pieces reserved for characters
 
 
-def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", size: int = 1900) -> "Tokenizer":
+def word_tokenizer(
+    benchmark: Benchmark, special: list[str], lacking: str = "", first: str = "", size: int = 1900
+) -> "Tokenizer":
     """A Unigram model of the `size` most frequent words, and of characters, of the training (or else the evaluated) split.
 
-    It has up to size + LETTERS pieces. `special` are its first pieces, the last of them the unknown one; no piece contains a
-    character of `lacking`. Pieces for whole lines of schema keep the prompts of a small benchmark short enough for training
-    on a CPU.
+    It has up to size + LETTERS pieces. `special` are its first pieces, the last of them the unknown one; `first`, one of them,
+    begins each text; no piece contains a character of `lacking`. Pieces for whole lines of schema keep the prompts of a small
+    benchmark short enough for training on a CPU.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(Regex(r"\s+"), "▁")])
@@ -47,4 +49,7 @@ def word_tokenizer(benchmark: Benchmark, special: list[str], lacking: str = "", 
     pieces |= {word: log(count / counts.total()) for word, count in words}
     known = [(piece, score) for piece, score in pieces.items() if not set(piece) & set(lacking)]
     tokenizer.model = models.Unigram([*((name, 0.0) for name in special), *known], unk_id=len(special) - 1)
+    if first:
+        begins = [(first, special.index(first))]
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{first} $A", special_tokens=begins)
     return tokenizer

@@ -170,7 +170,7 @@ def export(
     base: Mapping,
     config: PretrainedConfig,
     load_tokenizer: Callable[[], object],
-    load_base: Callable[[torch.device], torch.nn.Module],
+    load_base: Callable[[PretrainedConfig, torch.device], torch.nn.Module],
     auto: type,
 ) -> None:
     """Save the base in 4 bits (--save_4bit), or with the adapter of --model merged into its 16-bit weights (--merge).
@@ -200,7 +200,7 @@ def export(
         raise UserError(f"{folder} cannot be made ({error.strerror}): name another directory") from None
     tokenizer = load_tokenizer()
     if options["save_4bit"]:
-        model = load_base(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        model = load_base(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     else:
         model = weights_from(auto, base["model"], config, dtype=torch.bfloat16, device_map="cpu")
         model = load_adapter(model, checkpoint, is_trainable=False).merge_and_unload()

@@ -1,5 +1,6 @@
 """DeepSpeed's ZeRO-2: its configuration, and its checkpoints on another number of GPUs."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -45,8 +46,17 @@ def configuration(path: Path, update_examples: int, script: str) -> dict:
 
 
 def plugin(config: dict | None) -> dict:
-    """What Accelerator needs for a configuration of DeepSpeed; nothing for None."""
+    """What Accelerator needs for a configuration of DeepSpeed; nothing for None.
+
+    Raises UserError for a broken DeepSpeed, which transformers imports to save a model, whether or not it has trained it.
+    """
     if config is None:
+        if importlib.util.find_spec("deepspeed"):
+            try:
+                importlib.import_module("deepspeed")
+            except Exception as error:
+                raise UserError(f"deepspeed is installed and cannot be imported ({error}), and the model could not be saved: "
+                                "mend or uninstall it") from None  # fmt: skip
         return {}
     # without gloo, each rank on a CPU would take itself for the only one
     backend = {} if torch.cuda.is_available() else dict(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
