@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from data.report import page
 from data.run.checkpoints import record_of, seal
 from data.run.options import check_options, defaults, resolve_options
 from data.run.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONS = {"model": "some/model", "update_examples": 8, "batch_size": 4, "eval_batch_size": 16, "seed": 0}
 EARLIER = {"model": "some/model", "batch_size": 4, "grad_accum": 2, "eval_batch_size": 16, "seed": 0, "compile": True}
@@ -549,6 +553,14 @@ def test_what_is_asked_about_options_is_no_option():
 )
 def test_the_defaults_that_a_command_line_changes(words, expected):
     assert defaults(["script.py", *words], TINY, PUBLISHED) == expected
+
+
+@pytest.mark.parametrize("script", ["T5_3B", "flan_t5_base", "gpt_neox_20b", "llama_65b"])
+def test_options_are_read_once(script, tmp_path):
+    """What they say of themselves would else stand there twice."""
+    words = [sys.executable, f"{script}.py", "--published", "--data", str(tmp_path / "nowhere")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout.count("the published recipe: ") == 1, done.stderr
 
 
 DIFFERS = (

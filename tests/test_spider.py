@@ -597,6 +597,15 @@ def test_what_an_encoding_lacks_is_replaced(encoding):
     assert (done.returncode, done.stdout.decode(encoding)) == (0, expected), done
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_had_enough_is_no_error(lines):
+    code = f"from data.common.errors import exit_on_user_error as run; run(lambda: print('a\\n' * {lines}))"
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 1)
+
+
 def test_an_error_is_one_line_even_where_a_file_put_line_breaks_into_it(capsys):
     def fail() -> None:
         raise UserError("the table a\nb\r\n\tis odd: rename it")

@@ -1,8 +1,12 @@
 """Errors that the user can cause and fix: one line with the fault and the remedy, exit code 2."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -19,19 +23,25 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; end what a user can mend with one line on stderr and exit code 2.
+def exit_on_user_error(main: Callable[[], T]) -> T:
+    """Return what `main` returns; end what a user can mend with one line on stderr and exit code 2.
 
-    That is a UserError, a full disk, a file that may not be read or written, and a GPU out of memory.
+    That is a UserError, a full disk, a file that may not be read or written, and a GPU out of memory. Where a reader of the
+    output has had enough, as `head` has, the exit code is 1.
 
     Characters that standard output cannot encode are replaced.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        main()
+        made = main()
+        sys.stdout.flush()
+        return made
     except UserError as error:
         message = " ".join(str(error).split())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes there
+        sys.exit(1)
     except OSError as error:
         if error.errno in NO_SPACE:
             of = f" of {error.filename}" if error.filename else ""
@@ -48,8 +58,6 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             "--resume; for answers lower --num_beams or --max_output_tokens; shorter "
             f"prompts (--max_input_tokens) help both, in a new run ({'. '.join(' '.join(str(error).split()).split('. ')[:2])})"
         )
-    else:
-        return
     print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
 
