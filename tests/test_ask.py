@@ -18,6 +18,7 @@ from data.benchmark.spider import make
 from data.common.errors import UserError
 from data.run.ask import CHUNK, FIELDS, cell, conversation, drop_bare_ask, names_file, table
 from data.run.signals import Stop
+from data.sqlite.execute import Result
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -144,7 +145,7 @@ def test_nothing_that_is_printed_steers_a_terminal(tmp_path, capsys, monkeypatch
 
 
 def test_a_long_result_and_a_long_value_are_cut():
-    text = table(["n"], [(i,) for i in range(50)])
+    text = table(Result([(i,) for i in range(20)], 50, ["n"], None, ""))
     assert len(text.splitlines()) == 2 + 20 + 1 and text.endswith("(50 rows, the first 20 shown)")
     assert cell("x" * 1000) == "x" * 39 + "…"
 

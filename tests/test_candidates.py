@@ -39,15 +39,13 @@ def test_the_first_that_returns_rows_counts_then_the_first_that_runs_then_the_fi
                                                            "colour" not in sql for sql in proposed]  # fmt: skip
 
 
-def test_outcomes_agree_where_rows_do(database):
-    same = ["SELECT name, age FROM pet ORDER BY name", "SELECT name, age FROM pet ORDER BY name DESC"]
-    other = ["SELECT age, name FROM pet", "SELECT name FROM pet", "SELECT name, age + 1 FROM pet", "SELECT colour FROM pet"]
+def test_a_result_has_its_first_rows_and_their_number(database):
+    jobs = [(database, "SELECT name FROM pet ORDER BY age"), (database, "SELECT colour FROM pet")]
     with Executor(workers=1) as executor:
-        outcomes = executor.outcomes([(database, sql) for sql in same + other])
-        number, real = executor.outcomes([(database, "SELECT 3"), (database, "SELECT 3.0")])
-    assert outcomes[0] == outcomes[1] and len({outcome.digest for outcome in outcomes}) == 5
-    assert number.digest == real.digest and [outcome.rows for outcome in outcomes] == [2, 2, 2, 2, 2, 0]
-    assert outcomes[-1].error == "no such column" and outcomes[-1].message == "no such column: colour"
+        whole, (first, lost), (none, _) = (executor.run(jobs, keep=keep) for keep in (None, 1, 0))
+    assert [whole[0].rows, first.rows, none.rows] == [whole[0].rows, whole[0].rows[:1], []]
+    assert whole[0].count == first.count == none.count == len(whole[0].rows) == 2 and first.columns == ["name"]
+    assert (lost.rows, lost.count, lost.error, lost.message) == (None, 0, "no such column", "no such column: colour")
 
 
 def test_answers_that_read_alike_are_one():

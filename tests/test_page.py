@@ -109,7 +109,7 @@ def test_results_are_shown_in_their_first_rows_and_short(folder):
     assert held["results"][held["examples"][1]["results"][1]] == dict(error="no such table: nowhere")
     assert held["examples"][2]["results"][1] == -1
     assert page.cut("x" * 500) == "x" * 79 + "…" and page.cut(None) is None and page.cut(b"\x00\xff") == "x'00ff'"
-    many = page.shown(page.Result([(i,) * 50 for i in range(30)], ["c"] * 50, None, "", 0.0))
+    many = page.shown(page.Result([(i,) * 50 for i in range(10)], 30, ["c"] * 50, None, ""))
     assert (len(many["rows"]), len(many["rows"][0]), len(many["columns"]), many["n"]) == (10, 20, 20, 30)
 
 

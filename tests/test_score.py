@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data.answers.score import Scorer, executable, interval, plugged, read_gold, read_run, score, totals
+from data.answers.score import executable, interval, plugged, read_gold, read_run, score, totals
 from data.benchmark.prompt import prompt
 from data.benchmark.schema import Benchmark
 from data.benchmark.spider import inspect, load, schema_of_database, tables_entry
@@ -146,8 +146,6 @@ def test_values_of_the_gold_are_plugged_in_only_when_asked(benchmark_):
     predicted = "SELECT name, age FROM singer WHERE country = 'x'"
     assert not score_one(benchmark_, 1, predicted)["execution_match"]
     assert score_one(benchmark_, 1, predicted, plug_values=True)["execution_match"]
-    with Scorer(benchmark_, plug_values=True, keep_distinct=True) as scorer:
-        assert scorer.rules == {"distinct": "kept", "values": "plugged in from the gold"}
 
 
 def test_plugging_tries_every_choice_of_values_and_no_more_than_its_limit():
@@ -195,7 +193,14 @@ def test_a_folder_of_databases_may_stand_elsewhere(tmp_path, benchmark_):
     write_database(suite / "music" / "music.sqlite", TABLES)
     predicted = "SELECT 0 FROM singer WHERE id > 2"  # one row in Spider's own database, none in the empty one
     assert not score_one(benchmark_, 1, predicted)["execution_match"]
-    assert score_one(benchmark_, 1, predicted, databases=suite)["execution_match"]
+    lines = tmp_path / "predicted.sql"
+    lines.write_text("".join(f"{sql}\n" for sql in (GOLD[0], predicted, *GOLD[2:])))
+    spider, out = tmp_path / "spider", tmp_path / "out"
+    done = command(
+        "--predictions", lines, "--gold", spider / "dev_gold.sql", "--data", spider, "--out", out, "--databases", suite
+    )
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert rows[1]["execution_match"], done
 
 
 def test_gold_that_fails_is_counted_and_never_raised(tmp_path):
@@ -203,17 +208,10 @@ def test_gold_that_fails_is_counted_and_never_raised(tmp_path):
     benchmark = load(make_spider(tmp_path / "s", gold), ("dev",))
     rows = score(benchmark, "dev", gold, workers=1)
     assert [row["error"] for row in rows] == [execute.GOLD_FAILS, execute.GOLD_FAILS, None]
+    assert [row["message"] for row in rows] == ['does not parse: near "nothing": syntax error', "no such table: nowhere", ""]
     figures = totals(rows)
     assert figures["n"] == 3 and figures["errors"][execute.GOLD_FAILS]["n"] == 2
     assert figures["execution_accuracy"] == pytest.approx(1 / 3)
-
-
-def test_a_scorer_is_used_again_with_the_same_workers(benchmark_):
-    with Scorer(benchmark_, "dev", workers=1) as scorer:
-        first = scorer.score(GOLD)
-        pids = [worker.process.pid for worker in scorer.executor._workers]
-        assert scorer.score(GOLD) == first
-        assert [worker.process.pid for worker in scorer.executor._workers] == pids
 
 
 def test_a_number_of_predictions_that_differs_is_an_error(benchmark_):
@@ -328,6 +326,13 @@ def test_a_db_id_after_the_prediction_is_no_part_of_it(spider, tmp_path):
     predicted.write_text("".join(f"{sql.replace(' FROM', chr(9) + 'FROM')}\tmusic\n" for sql in GOLD))
     done = command("--predictions", predicted, "--gold", spider / "dev_gold.sql", "--data", spider)
     assert done.stdout.splitlines()[5].count("100.00%") == 2, done.stderr
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_statement(spider, tmp_path):
+    gold, marked = spider / "dev_gold.sql", tmp_path / "marked.sql"
+    marked.write_text("\ufeff" + gold.read_text())
+    plain, done = (command("--predictions", path, "--gold", path, "--data", spider) for path in (gold, marked))
+    assert done.stdout == plain.stdout and done.returncode == 0
 
 
 def test_no_processes_are_too_few(spider):
@@ -505,10 +510,9 @@ def check_hostile_text(benchmark: Benchmark, mutations: int, byte_strings: int) 
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     before, limit = fingerprint(), 1.0
-    with Scorer(benchmark, "dev", chosen, workers=2, seconds=limit) as scorer:
-        start = time.monotonic()
-        rows = scorer.score(texts)
-        seconds = time.monotonic() - start
+    start = time.monotonic()
+    rows = score(benchmark, "dev", texts, chosen, workers=2, seconds=limit)
+    seconds = time.monotonic() - start
     assert len(rows) == len(texts)
     slow = sum(row["error"] in {execute.TIMED_OUT, execute.CRASHED} for row in rows)
     assert not any(row["error"] == execute.CRASHED for row in rows)

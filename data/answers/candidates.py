@@ -34,10 +34,11 @@ def choose(executor: Executor, questions: Sequence[tuple[Path | str, Sequence[di
     It is the first that runs and returns rows, else the first that runs, else the first. Where there are several, each gets
     the keys `rows` (their number) and `error` (its class; None where it runs).
     """
-    several = [(database, each) for database, own in questions if len(own) > 1 for each in own]
-    outcomes = executor.outcomes([(database, each["sql"]) for database, each in several], progress)
-    for (_, each), outcome in zip(several, outcomes):
-        each |= dict(rows=outcome.rows, error=outcome.error)
+    several = [((database, each["sql"]), each) for database, own in questions if len(own) > 1 for each in own]
+    jobs = dict.fromkeys(job for job, _ in several)  # Spider asks most questions in two wordings
+    results = dict(zip(jobs, executor.run(jobs, progress, keep=0)))
+    for job, each in several:
+        each |= dict(rows=results[job].count, error=results[job].error)
     return [max(range(len(own)), key=lambda place: (*_worth(own[place]), -place)) for _, own in questions]
 
 

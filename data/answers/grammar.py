@@ -808,7 +808,7 @@ def walked(
     jobs = [usable[i % len(usable)] for i in range(count)] if usable else []
     statements = [matchers.walk(schema, rng) for _, schema in jobs]
     with Executor(seconds=WALK_SECONDS) as executor:
-        results = executor.run([(path, sql) for (path, _), sql in zip(jobs, statements)], progress=True)
+        results = executor.run([(path, sql) for (path, _), sql in zip(jobs, statements)], progress=True, keep=0)
     return [
         (schema.db_id, FORMS[schema.full_names], sql, result.error, result.message)
         for (_, schema), sql, result in zip(jobs, statements, results)

@@ -19,12 +19,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
-from data.benchmark.exact_match import CLAUSES, EMPTY, HARDNESS, Query, SqlSchema, comparable, exact, hardness, partial_scores
+from data.benchmark.exact_match import CLAUSES, EMPTY, HARDNESS, SqlSchema, comparable, exact, hardness, partial_scores
 from data.benchmark.prompt import clean_sql, target
 from data.benchmark.sample import directory_of
 from data.benchmark.schema import Benchmark, Example
@@ -32,7 +31,7 @@ from data.benchmark.spider import MEND_EXAMPLES, check_database, files_of, load,
 from data.common.commands import command_parser
 from data.common.errors import UserError
 from data.common.files import read_object, read_records, write_atomically
-from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, MAX_SECONDS, TOO_LONG, Comparison, Executor
+from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, MAX_SECONDS, TOO_LONG, Comparison, Executor, Limits
 
 # an unclosed quote extends to the end, as otherwise a text full of them would take quadratic time
 STRING = r"""'(?:[^']|'')*+(?:'|$)|"(?:[^"]|"")*+(?:"|$)"""
@@ -43,120 +42,67 @@ VALUE = re.compile(rf"({STRING}|(?<![\w.])\d+(?:\.\d+)?(?![\w.]))")
 MAX_PLUGGED = 1000  # statements per prediction with --plug_values; enough for three values in six places
 
 
-class Scorer:
-    """Scores predictions on one split, repeatedly: worker processes and parsed gold are kept between calls.
-
-    `examples`: those to score (default: all of the split). `keep_distinct`: DISTINCT counts in execution (official: it is
-    dropped from gold and prediction). `plug_values`: a prediction is right in execution if it is so with its own values, or
-    with some choice of the gold's in their place. `databases`: the folder with `<db_id>/*.sqlite`, if not the benchmark's.
-    `workers` and limits such as `seconds` go to `data.sqlite.execute.Executor`. A context manager; `close()` ends the workers.
-    """
-
-    def __init__(
-        self,
-        benchmark: Benchmark,
-        split: str = "dev",
-        examples: Sequence[Example] | None = None,
-        keep_distinct: bool = False,
-        plug_values: bool = False,
-        databases: str | Path | None = None,
-        workers: int | None = None,
-        **limits: float,
-    ) -> None:
-        if databases is not None:
-            benchmark = replace(benchmark, folders={**benchmark.folders, split: Path(databases)})
-        self.benchmark, self.split = benchmark, split
-        self.examples = list(benchmark.splits[split] if examples is None else examples)
-        self.keep_distinct, self.plug_values = keep_distinct, plug_values
-        self.executor = Executor(workers, **limits)
-        self._paths: dict[str, tuple[Path, ...]] = {}
-        self._gold: list[tuple[SqlSchema, Query, str]] = []  # schema, parsed gold, hardness of each example
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.executor.close()
-
-    @property
-    def rules(self) -> dict[str, str]:
-        """The rules without which a figure cannot be compared."""
-        return {
-            "distinct": "kept" if self.keep_distinct else "dropped",
-            "values": "plugged in from the gold" if self.plug_values else "predicted",
-        }
-
-    def score(self, predictions: Sequence[str], progress: bool = False) -> list[dict]:
-        """One row per example, in order: the keys of `predictions.jsonl`, then `message` and `partial`.
-
-        `error` is None for an execution match, else one of `data.sqlite.execute.ERROR_CLASSES`; `partial` holds, by clause,
-        [match, parts in the prediction, parts in the gold], and is empty where the gold is outside Spider's dialect.
-        Raises ValueError where the numbers of predictions and examples differ, but never for the text of either.
-        """
-        if len(predictions) != len(self.examples):
-            raise ValueError(f"{len(predictions)} predictions for {len(self.examples)} examples")
-        if not self._gold:
-            self._gold = list(self._read_gold())
-        jobs, owners = [], []
-        for number, (example, predicted) in enumerate(zip(self.examples, predictions)):
-            if example.db_id not in self._paths:
-                self._paths[example.db_id] = tuple(self.benchmark.databases(example.db_id, self.split))
-            gold = executable(example.sql.strip("; \t\r\n"), self.keep_distinct)  # a second ; would begin another statement
-            ordered = re.search(r"\border\s+by\b", target(example.sql), re.IGNORECASE) is not None
-            for text in plugged(example.sql, predicted) if self.plug_values else (predicted,):
-                jobs.append(Comparison(self._paths[example.db_id], gold, executable(text, self.keep_distinct), ordered))
-                owners.append(number)
-        verdicts = {}
-        for number, verdict in zip(owners, self.executor.compare(jobs, progress)):
-            if number not in verdicts or verdict.match and not verdicts[number].match:
-                verdicts[number] = verdict
-        rows = []
-        for number, (example, predicted) in enumerate(zip(self.examples, predictions)):
-            schema, gold, level = self._gold[number]
-            query = comparable(schema, predicted)
-            # unreadable gold matches only its own text; the official scorer stops there
-            same = exact(gold, query) if gold is not EMPTY else target(predicted).split() == target(example.sql).split()
-            partial = {} if gold is EMPTY else {name: list(part) for name, part in partial_scores(gold, query).items()}
-            rows.append(
-                {
-                    "index": example.index,
-                    "db_id": example.db_id,
-                    "question": example.question,
-                    "gold": example.sql,
-                    "predicted": predicted,
-                    "execution_match": verdicts[number].match,
-                    "exact_match": same,
-                    "hardness": level,
-                    "error": verdicts[number].error,
-                    "message": verdicts[number].message,
-                    "partial": partial,
-                }
-            )
-        return rows
-
-    def _read_gold(self) -> Iterator[tuple[SqlSchema, Query, str]]:
-        schemas: dict[str, SqlSchema] = {}
-        for example in self.examples:
-            if example.db_id not in schemas:
-                schemas[example.db_id] = SqlSchema(self.benchmark.schemas[example.db_id])
-            schema = schemas[example.db_id]
-            yield schema, comparable(schema, example.sql), hardness(schema, example.sql)
-
-
 def score(
     benchmark: Benchmark,
     split: str,
     predictions: Sequence[str],
     examples: Sequence[Example] | None = None,
     progress: bool = False,
-    **options,
+    keep_distinct: bool = False,
+    plug_values: bool = False,
+    workers: int | None = None,
+    seconds: float = Limits.seconds,
 ) -> list[dict]:
-    """Score once; `Scorer` explains the arguments and the rows."""
-    with Scorer(benchmark, split, examples, **options) as scorer:
-        return scorer.score(predictions, progress)
+    """Score a prediction for each of `examples` (default: all of the split) -> a row for each, in order.
+
+    Its keys are those of `predictions.jsonl`, then `message` and `partial`. `error` is None for an execution match, else one of
+    `data.sqlite.execute.ERROR_CLASSES`; `partial` holds, by clause, [match, parts in the prediction, parts in the gold], and is
+    empty where the gold is outside Spider's dialect. `keep_distinct`: DISTINCT counts in execution (official: it is dropped
+    from gold and prediction). `plug_values`: a prediction is right in execution if it is so with its own values, or with some
+    choice of the gold's in their place. `workers` and `seconds` are those of `data.sqlite.execute.Executor`.
+    Raises ValueError where the numbers of predictions and examples differ, but never for the text of either.
+    """
+    examples = benchmark.splits[split] if examples is None else examples
+    if len(predictions) != len(examples):
+        raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
+    names = {example.db_id for example in examples}
+    paths = {db_id: tuple(benchmark.databases(db_id, split)) for db_id in names}
+    schemas = {db_id: SqlSchema(benchmark.schemas[db_id]) for db_id in names}
+    jobs, owners = [], []
+    for number, (example, predicted) in enumerate(zip(examples, predictions)):
+        gold = executable(example.sql.strip("; \t\r\n"), keep_distinct)  # a second ; would begin another statement
+        ordered = re.search(r"\border\s+by\b", target(example.sql), re.IGNORECASE) is not None
+        for text in plugged(example.sql, predicted) if plug_values else (predicted,):
+            jobs.append(Comparison(paths[example.db_id], gold, executable(text, keep_distinct), ordered))
+            owners.append(number)
+    verdicts = {}
+    with Executor(workers, seconds) as executor:
+        for number, verdict in zip(owners, executor.compare(jobs, progress)):
+            if number not in verdicts or verdict.match and not verdicts[number].match:
+                verdicts[number] = verdict
+    rows = []
+    for number, (example, predicted) in enumerate(zip(examples, predictions)):
+        schema = schemas[example.db_id]
+        gold, query = comparable(schema, example.sql), comparable(schema, predicted)
+        # unreadable gold matches only its own text; the official scorer stops there
+        same = exact(gold, query) if gold is not EMPTY else target(predicted).split() == target(example.sql).split()
+        partial = {} if gold is EMPTY else {name: list(part) for name, part in partial_scores(gold, query).items()}
+        rows.append(
+            {
+                "index": example.index,
+                "db_id": example.db_id,
+                "question": example.question,
+                "gold": example.sql,
+                "predicted": predicted,
+                "execution_match": verdicts[number].match,
+                "exact_match": same,
+                "hardness": hardness(schema, example.sql),
+                "error": verdicts[number].error,
+                "message": verdicts[number].message,
+                "partial": partial,
+            }
+        )
+    return rows
 
 
 def executable(sql: str, keep_distinct: bool = False) -> str:
@@ -276,7 +222,7 @@ def read_gold(path: Path, root: Path) -> Benchmark:
 def _lines(path: Path) -> list[str]:
     """The lines of a file, split only at line feeds, as by the official scorer."""
     try:
-        lines = path.read_bytes().decode(errors="replace").split("\n")
+        lines = path.read_bytes().decode("utf-8-sig", "replace").split("\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its name") from None
     return [line.removesuffix("\r") for line in (lines[:-1] if not lines[-1] else lines)]
@@ -337,10 +283,10 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
     return benchmark, list(examples.values()), rows, result
 
 
-def check_databases(scorer: Scorer) -> None:
+def check_databases(benchmark: Benchmark, split: str, examples: Sequence[Example]) -> None:
     """Raise UserError for a database file that is missing or not SQLite."""
-    for db_id in sorted({example.db_id for example in scorer.examples}):
-        for path in scorer.benchmark.databases(db_id, scorer.split):
+    for db_id in sorted({example.db_id for example in examples}):
+        for path in benchmark.databases(db_id, split):
             if not path.exists():
                 raise UserError(f"the database {path} is missing: check --data and --databases")
             check_database(path)
@@ -376,7 +322,7 @@ def main() -> None:
     parser.add_argument("--databases", type=Path, metavar="DIR", help="test suite: DIR/<db_id>/*.sqlite, all must agree")
     parser.add_argument("--plug_values", action="store_true", help="try the gold's values in place of the prediction's")
     parser.add_argument("--keep_distinct", action="store_true", help="DISTINCT counts (official: it is dropped)")
-    parser.add_argument("--seconds", type=float, default=None, help="limit of one statement (default: 5)")
+    parser.add_argument("--seconds", type=float, default=Limits.seconds, help="limit of one statement (default: 5)")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core, at most 8)")
     args = parser.parse_args()
     if (args.run is None) == (args.predictions is None):
@@ -385,7 +331,7 @@ def main() -> None:
         raise UserError("--clean is for --predictions: those of a run are cleaned already")
     if args.workers is not None and args.workers < 1:
         raise UserError("--workers has to be positive")
-    if args.seconds is not None and not 0 < args.seconds <= MAX_SECONDS:
+    if not 0 < args.seconds <= MAX_SECONDS:
         raise UserError(f"--seconds has to be positive, and {MAX_SECONDS:g} at most")
     data = None if args.data is None else directory_of(args.data)
 
@@ -409,15 +355,18 @@ def main() -> None:
         predictions = [line.removesuffix(f"\t{example.db_id}") for line, example in zip(lines, examples)]
         if args.clean:
             predictions = list(map(clean_sql, predictions))
-    limits = {} if args.seconds is None else {"seconds": args.seconds}
-    options = {"keep_distinct": args.keep_distinct, "plug_values": args.plug_values, "databases": args.databases}
-    with Scorer(benchmark, split, examples, workers=args.workers, **options, **limits) as scorer:
-        check_databases(scorer)
-        rows = scorer.score(predictions, progress=True)
-        for old, row in zip(earlier, rows):
-            if old.get("error") == TOO_LONG and not row["predicted"]:
-                row |= dict(error=TOO_LONG, message=old.get("message", ""))
-        rules = scorer.rules
+    if args.databases:
+        benchmark = replace(benchmark, folders=benchmark.folders | {split: args.databases})
+    check_databases(benchmark, split, examples)
+    how = dict(keep_distinct=args.keep_distinct, plug_values=args.plug_values, workers=args.workers, seconds=args.seconds)
+    rows = score(benchmark, split, predictions, examples, True, **how)
+    for old, row in zip(earlier, rows):
+        if old.get("error") == TOO_LONG and not row["predicted"]:
+            row |= dict(error=TOO_LONG, message=old.get("message", ""))
+    rules = dict(  # without which a figure cannot be compared
+        distinct="kept" if args.keep_distinct else "dropped",
+        values="plugged in from the gold" if args.plug_values else "predicted",
+    )
     figures = totals(rows)
     print(report(rows, figures, rules))
     if out:

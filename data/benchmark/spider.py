@@ -333,7 +333,7 @@ def inspect(directory: str | Path) -> list[str]:
             lines.append(f"  text that is not UTF-8, read with replacement characters: {_listed(odd)}")
         runnable = [example for example in examples if states[example.db_id] in ("present", "empty")]
         with Executor() as executor:
-            results = executor.run([(paths[e.db_id], e.sql) for e in runnable], progress=True)
+            results = executor.run([(paths[e.db_id], e.sql) for e in runnable], progress=True, keep=0)
         failing = [(e, result) for e, result in zip(runnable, results) if result.error]
         lines.append(f"  gold that runs: {len(runnable) - len(failing):,} of {len(runnable):,}")
         lines += [f"  fails: example {e.index} ({e.db_id}): {result.message}" for e, result in failing[:20]]

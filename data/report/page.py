@@ -37,9 +37,9 @@ TOKEN = re.compile(r"""'[^']*'?|"[^"]*"?|`[^`]*`?|\w+|[<>!=]=|<>|\s+|.""", re.DO
 def write(folder: Path, benchmark: Benchmark, rows: Sequence[dict], result: dict) -> None:
     """Write `report.html` of a run.
 
-    `rows` are those of `predictions.jsonl`, as `Scorer.score` returns them, all of the evaluated split; `result` is that of
-    `result.json`, with the scoring rules if these are not a run's. Gold and predicted SQL are run again as for scoring, with
-    the default time limit.
+    `rows` are those of `predictions.jsonl`, as `data.answers.candidates.scored` returns them, all of the evaluated split;
+    `result` is that of `result.json`, with the scoring rules if these are not a run's. Gold and predicted SQL are run again as
+    for scoring, with the default limits.
     """
     distinct = "kept" if result.get("distinct") == "kept" else "dropped"
     results, places = shown_results(benchmark, rows, distinct == "kept")
@@ -158,7 +158,6 @@ def described(schema: Schema) -> list[dict]:
 def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: bool) -> tuple[list[dict], list[tuple[int, int]]]:
     """Results of all different statements, and for each row the indices of its gold's and its prediction's; -1: not run."""
     found: dict[tuple[Path, str], int] = {}
-    results: list[dict] = []
     places = []
     for row in rows:
         database = benchmark.databases(row["db_id"], benchmark.evaluated)[0]
@@ -172,20 +171,16 @@ def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: boo
                 found[job] = len(found)
             pair.append(found[job])
         places.append(tuple(pair))
-    # lower limits than the scorer's, as few rows are shown
-    with Executor(max_rows=200_000, max_result_bytes=32 << 20) as executor:
-        jobs, some = list(found), 4 * executor.size  # few at a time, as all their rows are in memory
-        for start in range(0, len(jobs), some):
-            results += map(shown, executor.run(jobs[start : start + some]))
-    return results, places
+    with Executor() as executor:
+        return list(map(shown, executor.run(found, keep=ROWS))), places
 
 
 def shown(result: Result) -> dict:
     """The first rows of a result as text, and the number of rows; or its error."""
     if result.rows is None:
         return {"error": explained(result.error, result.message)}
-    rows = [[cut(value) for value in row[:COLUMNS]] for row in result.rows[:ROWS]]
-    return {"columns": [cut(name) for name in result.columns[:COLUMNS]], "rows": rows, "n": len(result.rows)}
+    rows = [[cut(value) for value in row[:COLUMNS]] for row in result.rows]
+    return {"columns": [cut(name) for name in result.columns[:COLUMNS]], "rows": rows, "n": result.count}
 
 
 def cut(value: object) -> str | None:

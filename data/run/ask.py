@@ -22,7 +22,7 @@ from data.common.errors import UserError, printable
 from data.common.files import ending_of, read_records, read_text, write_atomically
 from data.run.checkpoints import checkpoint_of
 from data.run.signals import Stop
-from data.sqlite.execute import TOO_LONG, Executor, explained
+from data.sqlite.execute import TOO_LONG, Executor, Result, explained
 
 ROWS = 20  # of a result that are printed or written, at most
 WIDTH = 40  # characters of a printed value, at most
@@ -102,9 +102,8 @@ class Conversation:
                 sql = proposed[place]["sql"]
                 print(printable(sql) or "the model wrote no SQL", flush=True)
                 if sql:
-                    (result,) = executor.run([(path, sql)])
-                    failed = result.rows is None
-                    print(explained(result.error, result.message) if failed else table(result.columns, result.rows))
+                    (result,) = executor.run([(path, sql)], keep=ROWS)
+                    print(explained(result.error, result.message) if result.error else table(result))
 
 
 class QuestionFile:
@@ -226,16 +225,13 @@ class QuestionFile:
         places = choose(executor, list(zip(paths, proposed)))
         chosen = [own[place] for own, place in zip(proposed, places)]
         records = []
-        for start in range(0, len(some), executor.size):  # few at once: all rows of their results are in memory
-            part = slice(start, start + executor.size)
-            results = executor.run([(path, each["sql"]) for path, each in zip(paths[part], chosen[part])])
-            for (name, question), each, result in zip(some[part], chosen[part], results):
-                error = None if result.rows is not None else explained(result.error, result.message)
-                if not each["sql"]:
-                    error = each.get("message", "the model wrote no SQL")
-                rows = result.rows or []
-                first = [[as_json(value) for value in row] for row in rows[:ROWS]]
-                records.append(dict(zip(FIELDS, (question, name, each["sql"], error, len(rows), result.columns, first))))
+        results = executor.run([(path, each["sql"]) for path, each in zip(paths, chosen)], keep=ROWS)
+        for (name, question), each, result in zip(some, chosen, results):
+            error = explained(result.error, result.message) if result.error else None
+            if not each["sql"]:
+                error = each.get("message", "the model wrote no SQL")
+            first = [[as_json(value) for value in row] for row in result.rows or ()]
+            records.append(dict(zip(FIELDS, (question, name, each["sql"], error, result.count, result.columns, first))))
         return records
 
 
@@ -270,14 +266,14 @@ def typed(schema: Schema) -> Iterator[str]:
             yield line
 
 
-def table(columns: list[str], rows: list[tuple]) -> str:
+def table(result: Result) -> str:
     """The first rows of a result as aligned columns, and the number of rows."""
-    shown = [[cell(value) for value in row] for row in [columns, *rows[:ROWS]]]
+    shown = [[cell(value) for value in row] for row in [result.columns, *result.rows]]
     widths = [max(map(len, column)) for column in zip(*shown)]
     lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in shown]
     lines.insert(1, "-+-".join("-" * width for width in widths))
-    more = f", the first {ROWS} shown" if len(rows) > ROWS else ""
-    return "\n".join([*lines, f"({len(rows):,} row{'' if len(rows) == 1 else 's'}{more})"])
+    more = f", the first {ROWS} shown" if result.count > ROWS else ""
+    return "\n".join([*lines, f"({result.count:,} row{'' if result.count == 1 else 's'}{more})"])
 
 
 def cell(value: object) -> str:

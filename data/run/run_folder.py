@@ -3,7 +3,7 @@
 args.json          options, command line, git commit, package versions, GPUs, data
 log.jsonl          an object per line: updates, evaluations, warnings
 last/, best/       checkpoints (`data.run.checkpoints`)
-predictions.jsonl  an object per dev example, as `data.answers.score` returns them
+predictions.jsonl  an object per dev example, as `data.answers.candidates.scored` returns them
 predicted.sql      an SQL per line; gold.sql: SQL, tab, db_id (the official scorer's files)
 result.json        the run's figures
 curves.png         loss, learning rate, accuracy and throughput over the updates (`data.report.curves`)

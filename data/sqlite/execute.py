@@ -25,7 +25,6 @@ unguarded main module. They run this very file, which therefore imports the stan
 import errno
 import functools
 import gc
-import hashlib
 import json
 import math
 import os
@@ -41,7 +40,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -88,25 +87,12 @@ class Limits:
 
 @dataclass
 class Result:
-    """What a statement returned: `rows` and `columns`, or an `error` class (of ERROR_CLASSES) and SQLite's message."""
+    """What a statement returned: its first `rows`, their `count` in all and `columns`, or an `error` class and a message."""
 
     rows: list[tuple] | None
+    count: int
     columns: list[str]
-    error: str | None
-    message: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A result in brief: the number of `rows` and a `digest` of them that ignores their order, or an `error` class.
-
-    Statements with equal digests returned the same rows, with columns in the same order; numbers compare by value.
-    """
-
-    rows: int
-    digest: str
-    error: str | None
+    error: str | None  # of ERROR_CLASSES
     message: str
 
 
@@ -127,7 +113,6 @@ class Verdict:
     match: bool
     error: str | None
     message: str
-    seconds: float
 
 
 def explained(error: str, message: str) -> str:
@@ -163,26 +148,19 @@ class Executor:
             worker.kill()
         self._workers = []
 
-    def run(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Result]:
-        """Run each (database, statement) -> results in the order of the jobs. No statement raises an exception."""
+    def run(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False, keep: int | None = None) -> list[Result]:
+        """Run each (database, statement) -> results in the order of the jobs, each with up to `keep` rows (None: all).
+
+        No statement raises an exception.
+        """
         place = functools.cache(readable)
-        tasks = [{"databases": [place(database)], "sql": self._cut(sql)} for database, sql in jobs]
+        tasks = [{"databases": [place(database)], "sql": self._cut(sql), "keep": keep} for database, sql in jobs]
         results = []
         for reply in self._map(tasks, progress, "running SQL"):
-            rows = None if reply["rows"] is None else [_decode_row(row) for row in reply["rows"]]
-            results.append(Result(rows, reply["columns"], reply["error"], reply["message"], reply["seconds"]))
+            rows, count, columns = reply["found"] or (None, 0, [])
+            rows = None if rows is None else [_decode_row(row) for row in rows]
+            results.append(Result(rows, count, columns, reply["error"], reply["message"]))
         return results
-
-    def outcomes(self, jobs: Iterable[tuple[str | Path, str]], progress: bool = False) -> list[Outcome]:
-        """As `run`, but the worker sends only the number of rows and their digest. Equal jobs run once."""
-        place = functools.cache(readable)
-        jobs = [(place(database), self._cut(sql)) for database, sql in jobs]
-        tasks = {job: {"databases": [job[0]], "sql": job[1], "digest": True} for job in jobs}
-        found = {}
-        for job, reply in zip(tasks, self._map(list(tasks.values()), progress, "running candidates")):
-            count, digest = reply["rows"] or (0, "")
-            found[job] = Outcome(count, digest, reply["error"], reply["message"])
-        return [found[job] for job in jobs]
 
     def same_programs(self, jobs: Iterable[tuple[str | Path, str, str]], progress: bool = False) -> list[bool]:
         """Whether SQLite compiles both statements of each (database, statement, statement) to one program, or neither.
@@ -198,7 +176,7 @@ class Executor:
             tasks = [{"databases": [path], "pairs": [pair for _, pair in group]} for path, group in groups]
             replies = self._map(tasks, progress, "comparing spellings")
             for (_, group), reply in zip(groups, replies):
-                same |= zip((index for index, _ in group), reply["rows"] or [False] * len(group))
+                same |= zip((index for index, _ in group), reply["found"] or [False] * len(group))
             # one pair fails its whole group: run each pair by itself
             failed = [(path, group) for (path, group), reply in zip(groups, replies) if reply["error"] and len(group) > 1]
             groups = [(path, [one]) for path, group in failed for one in group]
@@ -220,8 +198,7 @@ class Executor:
             tasks[job] = {"databases": paths, "gold": gold, "sql": predicted, "ordered": job.ordered}
         replies = self._map(list(tasks.values()), progress, "comparing rows")
         verdicts = {
-            job: Verdict(reply["match"], reply["error"], reply["message"], reply["seconds"])
-            for job, reply in zip(tasks, replies)
+            job: Verdict(reply["error"] is None, reply["error"], reply["message"]) for job, reply in zip(tasks, replies)
         }
         return [verdicts[job] for job in jobs]
 
@@ -234,7 +211,7 @@ class Executor:
         from data.common.errors import printable  # not at the top: a worker runs this file alone
 
         replies: list[dict | None] = [None] * len(tasks)
-        with self._lock, _Bar(len(tasks), title, progress) as bar:
+        with self._lock, _bar(len(tasks), title, progress) as bar:
             while len(self._workers) < min(self.size, len(tasks)):
                 self._workers.append(_Worker(self.limits))
             waiting = iter(range(len(tasks)))
@@ -251,7 +228,8 @@ class Executor:
                     for position, reply in self._receive(list(busy)):
                         reply["message"] = printable(reply["message"])  # it may quote what a model wrote
                         replies[busy.pop(position)] = reply
-                        bar.update()
+                        if bar is not None:
+                            bar.update()
             except BaseException:  # also KeyboardInterrupt: a worker with an unread reply must not serve the next call
                 self.close()
                 raise
@@ -325,9 +303,9 @@ class _Worker:
 
     def send(self, task: dict, repeats: int) -> None:
         """Start a task, which may be run again `repeats` times. Raises OSError when the worker is gone."""
-        self.stage, self.started = "start", time.monotonic()
+        self.stage = "start"
         self.task, self.repeats, self.stalled = task, repeats, False
-        self.deadline = self.started + 60.0  # a fresh interpreter on a busy machine; the first stage sets the real one
+        self.deadline = time.monotonic() + 60.0  # a fresh interpreter on a busy machine; the first stage sets the real one
         self.process.stdin.write(json.dumps(task).encode() + b"\n")
         self.process.stdin.flush()
 
@@ -355,12 +333,9 @@ class _Worker:
     def give_up(self, error: str, message: str) -> dict:
         """Kill the worker, if it still runs, and return an error reply for its task."""
         self.kill()
-        seconds = time.monotonic() - self.started
         if self.stage == "gold":
-            error, message = GOLD_FAILS, f"{error}: {message}"
-        if "gold" in self.task:
-            return _verdict(False, error, message, seconds)
-        return _result(None, [], error, message, seconds)
+            error, message = GOLD_FAILS, explained(error, message)
+        return _reply(None, error, message)
 
     def kill(self) -> None:
         self.alive = False
@@ -373,36 +348,19 @@ class _Worker:
                 pass
 
 
-class _Bar:
+def _bar(total: int, title: str, wanted: bool) -> AbstractContextManager:
     """A progress bar where stderr is a terminal and tqdm is installed, else nothing."""
-
-    def __init__(self, total: int, title: str, wanted: bool) -> None:
-        self.bar = None
-        if wanted and total and sys.stderr is not None and sys.stderr.isatty():
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self.bar = tqdm(total=total, desc=title, leave=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def update(self) -> None:
-        if self.bar is not None:
-            self.bar.update()
+    if wanted and sys.stderr is not None and sys.stderr.isatty():
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return nullcontext()
+        return tqdm(total=total, desc=title, leave=False)
+    return nullcontext()
 
 
-def _result(rows: list | None, columns: list[str], error: str | None, message: str, seconds: float) -> dict:
-    return {"rows": rows, "columns": columns, "error": error, "message": message, "seconds": seconds}
-
-
-def _verdict(match: bool, error: str | None, message: str, seconds: float) -> dict:
-    return {"match": match, "error": error, "message": message, "seconds": seconds}
+def _reply(found: object, error: str | None = None, message: str = "") -> dict:
+    return {"found": found, "error": error, "message": message}
 
 
 def _decode_row(row: list) -> tuple:
@@ -781,33 +739,24 @@ def _mix(lines: Iterable[tuple], colours: list[int], own: list[int]) -> list[int
     return [hash((colour, sum(map(hash, zip(line, colours))))) for line, colour in zip(lines, own)]
 
 
-def _compare(task: dict, limits: Limits, stage) -> dict:
-    """Compare gold and prediction on each database, until they differ."""
-    started = time.monotonic()
-
-    def verdict(match: bool, error: str | None = None, message: str = "") -> dict:
-        return _verdict(match, error, message, time.monotonic() - started)
-
+def _compare(task: dict, limits: Limits, stage) -> None:
+    """Compare gold and prediction on each database. Raises _Failure where they differ."""
     for path in task["databases"]:
         stage("gold")
         try:
             gold, _, _ = fetch(path, task["gold"], limits)
         except _Failure as failure:
             error, message = failure.args
-            return verdict(False, error if error == NO_DATABASE else GOLD_FAILS, f"{error}: {message}")
+            raise _Failure(error if error == NO_DATABASE else GOLD_FAILS, explained(error, message)) from None
         stage("predicted")
-        try:
-            predicted, count, _ = fetch(path, task["sql"], limits, keep=len(gold))
-        except _Failure as failure:
-            return verdict(False, *failure.args)
+        predicted, count, _ = fetch(path, task["sql"], limits, keep=len(gold))
         stage("compare", SECONDS_PER_VALUE * len(gold) * len(gold[0]) if gold else 0.0)
         if count != len(gold):
-            return verdict(False, WRONG_ROWS, f"{count} rows, the gold has {len(gold)}")
+            raise _Failure(WRONG_ROWS, f"{count} rows, the gold has {len(gold)}")
         if not rows_match(gold, predicted, task["ordered"]):
             if task["ordered"] and rows_match(gold, predicted, False):
-                return verdict(False, WRONG_ORDER, "the rows are right, their order is not")
-            return verdict(False, WRONG_ROWS, _difference(gold, predicted))
-    return verdict(True)
+                raise _Failure(WRONG_ORDER, "the rows are right, their order is not")
+            raise _Failure(WRONG_ROWS, _difference(gold, predicted))
 
 
 def _difference(gold: list[tuple], predicted: list[tuple]) -> str:
@@ -817,37 +766,16 @@ def _difference(gold: list[tuple], predicted: list[tuple]) -> str:
     return f"{len(gold)} rows as in the gold, but other values"
 
 
-def _run(task: dict, limits: Limits, stage) -> dict:
-    started = time.monotonic()
+def _run(task: dict, limits: Limits, stage) -> tuple[list[list], int, list[str]]:
+    """The rows of one statement, as JSON has them, their number, its columns."""
     stage("predicted")
-    try:
-        rows, _, columns = fetch(task["databases"][0], task["sql"], limits)
-        stage("reply")  # encoding does not count as the statement's time
-        return _result([_encode_row(row) for row in rows], columns, None, "", time.monotonic() - started)
-    except _Failure as failure:
-        return _result(None, [], *failure.args, time.monotonic() - started)
+    rows, count, columns = fetch(task["databases"][0], task["sql"], limits, task["keep"])
+    stage("reply")  # encoding does not count as the statement's time
+    return [_encode_row(row) for row in rows], count, columns
 
 
-def _digest(rows: Iterable[tuple]) -> str:
-    """A hash of rows that ignores their order."""
-    digest = hashlib.sha256()
-    for line in sorted(repr([int(v) if isinstance(v, float) and v.is_integer() else v for v in row]) for row in rows):
-        digest.update(line.encode(errors="replace"))
-    return digest.hexdigest()
-
-
-def _outcome(task: dict, limits: Limits, stage) -> dict:
-    started = time.monotonic()
-    stage("predicted")
-    try:
-        rows, count, columns = fetch(task["databases"][0], task["sql"], limits)
-        return _result([count, _digest(rows)], columns, None, "", time.monotonic() - started)
-    except _Failure as failure:
-        return _result(None, [], *failure.args, time.monotonic() - started)
-
-
-def _programs(task: dict, limits: Limits, stage) -> dict:
-    started = time.monotonic()
+def _programs(task: dict, limits: Limits, stage) -> list[bool]:
+    """Whether the two statements of each pair compile to one program."""
     stage("predicted")
 
     def program(connection: sqlite3.Connection, sql: str) -> list[tuple] | None:
@@ -869,10 +797,7 @@ def _programs(task: dict, limits: Limits, stage) -> dict:
                 raise _Failure(TIMED_OUT, f"stopped after {limits.seconds:g} s")
         return found
 
-    try:
-        return _result(_read(task["databases"][0], same, limits), [], None, "", time.monotonic() - started)
-    except _Failure as failure:
-        return _result(None, [], *failure.args, time.monotonic() - started)
+    return _read(task["databases"][0], same, limits)
 
 
 def _main() -> None:
@@ -902,17 +827,13 @@ def _main() -> None:
 
     for line in sys.stdin:
         task = json.loads(line)
+        work = _compare if "gold" in task else _programs if "pairs" in task else _run
         try:
-            kinds = dict(gold=_compare, digest=_outcome, pairs=_programs)
-            reply = next((work for key, work in kinds.items() if key in task), _run)(task, limits, stage)
+            text = json.dumps(_reply(work(task, limits, stage)))
+        except _Failure as failure:
+            text = json.dumps(_reply(None, *failure.args))
         except (MemoryError, RecursionError) as error:
-            message = f"memory limit of the worker ({type(error).__name__})"
-            reply = _verdict(False, TOO_LARGE, message, 0.0) if "gold" in task else _result(None, [], TOO_LARGE, message, 0.0)
-        try:
-            text = json.dumps(reply)
-        except MemoryError:
-            text = json.dumps(_result(None, [], TOO_LARGE, "memory limit of the worker", 0.0))
-        del reply
+            text = json.dumps(_reply(None, TOO_LARGE, f"memory limit of the worker ({type(error).__name__})"))
         signal.alarm(0)
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
