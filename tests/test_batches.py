@@ -197,6 +197,17 @@ def test_passes_have_about_as_many_tokens_on_every_rank():
             assert max(tokens) <= 1.25 * min(tokens)
 
 
+@pytest.mark.parametrize("room", [4096, 8192, 32_768])
+def test_padded_passes_have_about_as_many_tokens_on_every_rank(room):
+    prompts, answers = spider_like(128)
+    for ranks in (1, 2, 4, 8):
+        passes = padded_passes(list(range(128)), prompts, answers, ranks, room)
+        tokens = [
+            len(batch) * (max(prompts[i] for i in batch) + max(answers[i] for i in batch)) for each in passes for batch in each
+        ]
+        assert max(tokens) <= min(room, 1.25 * sum(tokens) / len(tokens))
+
+
 def test_ranks_have_about_as_much_to_do_over_the_passes_of_an_update():
     """Between the passes of an update they do not wait for each other."""
     rng, most = random.Random(0), []

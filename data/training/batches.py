@@ -2,6 +2,7 @@
 
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 
 GROUP_SIZE = 8  # questions that share one copy of their schema, at most: 16 schemas in an update of 128
@@ -220,27 +221,32 @@ def padded_passes(
 ) -> list[list[list[int]]]:
     """An update as forward passes, each a list of examples per rank, for models that pad prompts and answers separately.
 
-    Examples of similar length go together. A rank's pass has at most `room` tokens, padding included, or one example. `most`:
-    examples per pass and rank; 0: as many as fit.
+    Examples of similar length go together, about as many tokens, padding included, in each pass, as all ranks wait for the
+    last. A rank's pass has at most `room` of them, or one example. `most`: examples per pass and rank; 0: as many as fit.
     """
     order = sorted(update, key=lambda index: (-prompts[index], -answers[index]))
-    parts: list[list[int]] = []
-    longest = room + 1
-    for index in order:
-        longest = max(longest, answers[index]) if parts else 0
-        width = prompts[parts[-1][0]] if parts else 0
-        if not parts or len(parts[-1]) == most or (len(parts[-1]) + 1) * (width + longest) > room:
-            parts.append([])
-            longest = answers[index]
-        parts[-1].append(index)
-    wanted = min(-(-len(parts) // ranks), len(update) // ranks) * ranks
-    while len(parts) > wanted:  # else a rank without examples would hang the others
-        pair = min(reversed(range(len(parts) - 1)), key=lambda part: len(parts[part]) + len(parts[part + 1]))
-        parts[pair : pair + 2] = [parts[pair] + parts[pair + 1]]
+
+    def tokens(part: list[int]) -> int:
+        return len(part) * (prompts[part[0]] + max(answers[index] for index in part))
+
+    def filled(limit: int, most: int) -> list[list[int]]:
+        parts: list[list[int]] = []
+        for index in order:
+            if not parts or len(parts[-1]) == most or tokens([*parts[-1], index]) > limit:
+                parts.append([])
+            parts[-1].append(index)
+        return parts
+
+    # no fewer than the ranks, or one without examples would hang the others
+    wanted = min(-(-len(filled(room, most)) // ranks), len(update) // ranks) * ranks
+    most = max(most, -(-len(update) // wanted)) if most else len(update)
+    largest = len(update) * (max(prompts[index] for index in update) + max(answers[index] for index in update))
+    limit = bisect_left(range(largest), True, key=lambda limit: len(filled(limit, most)) <= wanted)
+    parts = filled(limit, most)
     while len(parts) < wanted:
-        largest = max(range(len(parts)), key=lambda part: len(parts[part]))
-        half = (len(parts[largest]) + 1) // 2
-        parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]
+        place = max((place for place, part in enumerate(parts) if len(part) > 1), key=lambda place: tokens(parts[place]))
+        half = len(parts[place]) // 2
+        parts[place : place + 1] = [parts[place][:half], parts[place][half:]]
     return [parts[start : start + ranks] for start in range(0, len(parts), ranks)]
 
 
