@@ -43,3 +43,9 @@ def test_a_row_is_trained_asked_and_not_run_again(tmp_path):
         assert all(f"{row}, {way}: " in first for way in ("constrained", "free", "4"))
     assert json.loads((tmp_path / "tiny-bf16.4.json").read_text())["method"] == "LoRA, not quantised"
     assert "s in all" not in call(*words)
+    (tmp_path / "tiny-bf16.constrained.json").unlink()  # as where an evaluation has failed
+    log = tmp_path / "tiny-bf16" / "log.jsonl"
+    made = [line for line in log.read_text().splitlines() if "update" in line and "seconds" in line and "loss" in line]
+    again = call(*words)
+    assert again.count("s in all") == 1 and "tiny-bf16, constrained: " in again
+    assert len(made) == 2 and set(made) <= set(log.read_text().splitlines())  # with the seconds that they took then

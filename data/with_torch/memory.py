@@ -113,7 +113,8 @@ def forward_tokens(
             break
     else:
         remedy = "lower --max_input_tokens" + (" or --batch_tokens" if given else "")
-        remedy += ", or leave out --gradient_checkpointing off" if choice == "off" else ""
+        remedy += ", leave out --gradient_checkpointing off" if choice == "off" else ""
+        remedy += ", or take a larger GPU"
         raise UserError(f"the GPU's memory is too small for a forward pass of {tokens:,} tokens: {remedy}")
     if not given:
         most = max(tokens, largest(MOST))

@@ -104,10 +104,12 @@ def run(name: str, options: list[str], given: argparse.Namespace, gpus: queue.Si
             path, folder = given.out / f"{name}.{way}.json", out if way == "constrained" else given.out / f"{name}.{way}"
             if path.exists():
                 continue
-            shutil.rmtree(folder, ignore_errors=True)
+            trained = (folder / "last").exists()  # by a run whose evaluation has failed
+            if not trained:
+                shutil.rmtree(folder, ignore_errors=True)
             if way == "constrained":
                 model = tiny or ["--model", given.models[name.partition("-")[0]]]
-                words = [*model, *options, "--eval_every", "0", "--save_every", "0"]
+                words = [*model, *options, "--eval_every", "0", "--save_every", "0", *["--resume"] * trained]
             else:
                 words = ["--eval_only", "--model", str(out), *tiny, *WAYS[way].split()]
             words += ["--data", given.data, "--processes", "1", *given.options.split(), "--out", str(folder)]
