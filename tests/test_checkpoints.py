@@ -241,9 +241,12 @@ def test_a_disk_that_is_full_is_known_whoever_says_it():
         assert not no_space(error)
 
 
-def test_what_was_written_to_a_full_disk_is_freed(tmp_path):
+@pytest.mark.parametrize(("saved", "how"), [(False, "start again"), (True, "the last whole .* --resume goes on from it")])
+def test_what_was_written_to_a_full_disk_is_freed(tmp_path, saved, how):
     aside = checkpoint(tmp_path / "last.tmp", "new")
-    with pytest.raises(UserError, match=f"no space left on the disk of {tmp_path}: .*--resume"), room_for(aside):
+    if saved:
+        checkpoint(tmp_path / "last", "old")
+    with pytest.raises(UserError, match=f"no space left on the disk of {tmp_path}: .*{how}"), room_for(aside):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not aside.exists()
 

@@ -121,6 +121,45 @@ def test_a_folder_that_cannot_be_made(tmp_path, path):
         RunFolder(tmp_path / path, "some_script").start(OPTIONS, DATA, [], resume=False)
 
 
+def test_a_run_at_work_has_its_folder_to_itself(tmp_path):
+    path = tmp_path / "run"
+    code = f"""
+import sys
+from data.run.run_folder import RunFolder
+RunFolder({str(path)!r}, "script").start({OPTIONS}, {DATA}, ["GPU"], False)
+print("at work", flush=True)
+sys.stdin.read()
+"""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline() == "at work\n"
+        before = files(tmp_path)
+        for resume in (False, True):
+            with pytest.raises(UserError, match="a run is at work in .*run: wait for it, or name another folder with --out"):
+                RunFolder(path, "script").check(OPTIONS, DATA, resume)
+        process.kill()
+    assert files(tmp_path) == before
+    RunFolder(path, "script").check(OPTIONS, DATA, False)
+
+
+def test_an_earlier_run_behind_a_link_moves_aside_on_its_own_disk(tmp_path):
+    (tmp_path / "disk" / "run").mkdir(parents=True)
+    (tmp_path / "disk" / "run" / "args.json").write_text("{}")
+    (tmp_path / "run").symlink_to(tmp_path / "disk" / "run")
+    RunFolder(tmp_path / "run", "script").start(OPTIONS, DATA, ["GPU"], False)
+    assert (tmp_path / "run").is_symlink() and (tmp_path / "disk" / "run.1" / "args.json").read_text() == "{}"
+    assert json.loads((tmp_path / "disk" / "run" / "args.json").read_text())["script"] == "script"
+
+
+def test_an_earlier_run_that_cannot_be_moved_is_named(tmp_path, monkeypatch):
+    (tmp_path / "args.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match="cannot be moved aside .the working directory is in it.: name another folder with --out"
+    ):
+        RunFolder(".", "script").start(OPTIONS, DATA, ["GPU"], False)
+
+
 def test_a_resumed_run_keeps_its_folder_and_the_log_up_to_its_checkpoint(folder):
     with_checkpoint(folder)
     first = json.loads((folder.path / "args.json").read_text())

@@ -1,5 +1,6 @@
 """Signals are noted, and the second of them ends the process; `tests/test_crashes.py` sends them to runs."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +40,40 @@ def test_a_signal_is_noted_and_its_number_is_the_exit_code(number):
     said = ["went on True", "stopped before update 7, saved in runs/last: the same command with --resume goes on"]
     assert done.stdout.splitlines() == said
     assert done.stderr == "stopping after this update; a second signal stops at once\n"
+
+
+def test_a_terminal_that_is_gone_ends_a_run_in_order():
+    terminal, other = os.openpty()
+    words = [sys.executable, "-c", PROGRAM.replace("os.kill", "sys.stdin.read(); os.kill", 1), str(int(signal.SIGHUP)), "heard"]
+    process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=other, stderr=other)
+    os.close(other)
+    os.close(terminal)  # from here on writing to it is an error
+    process.stdin.close()
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_what_nobody_reads_ends_no_run(lines):
+    code = f"""
+import sys
+from data.run.signals import Stop
+Stop().listen()
+sys.stdin.read()
+print("a\\n" * {lines}, flush=True)
+print("went on", file=sys.stderr)
+"""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"went on\n", 0)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_log_on_a_full_disk_ends_no_run():
+    code = "from data.run.signals import Stop; Stop().listen(); print('a', flush=True); print('b', flush=True)"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("number", ENDING)

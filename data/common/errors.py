@@ -40,7 +40,7 @@ def exit_on_user_error(main: Callable[[], T]) -> T:
     except UserError as error:
         message = " ".join(str(error).split())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is left goes at the end
         sys.exit(1)
     except OSError as error:
         if error.errno in NO_SPACE:

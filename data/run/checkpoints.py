@@ -62,8 +62,9 @@ def room_for(aside: Path) -> Iterator[None]:
             raise
         shutil.rmtree(aside, ignore_errors=True)
         where = aside.parent
-        raise UserError(f"no space left on the disk of {where}: free some; the last whole checkpoint is untouched, and "
-                        "--resume goes on from it") from None  # fmt: skip
+        kept = "the last whole checkpoint is untouched, and --resume goes on from it"
+        how = kept if (where / "last" / SEAL).exists() else "nothing has been saved yet, so start again"
+        raise UserError(f"no space left on the disk of {where}: free some; {how}") from None
 
 
 def no_space(error: BaseException | None) -> bool:

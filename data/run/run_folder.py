@@ -10,6 +10,8 @@ curves.png         loss, learning rate, accuracy and throughput over the updates
 report.html        every prediction beside its gold (`data.report.page`)
 """
 
+import errno
+import fcntl
 import importlib.metadata
 import importlib.util
 import json
@@ -42,6 +44,8 @@ FIXED += ("base_16bit",)
 # the state of a loop before its first update
 START = dict(update=0, evaluated=-1, best=-1.0, train_seconds=0.0, train_tokens=0, train_flops=0.0, examples_seen=0)
 
+LOCKED: dict[tuple[int, int], int] = {}  # the run folders of this process: device and inode, and the file that holds the lock
+
 
 class RunFolder:
     """A run's folder; only the first rank (`main`) writes and prints."""
@@ -72,15 +76,22 @@ class RunFolder:
             return
         started = self._earlier(options, data, resume, say=True)
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
-            number = 1
-            while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number, place = 1, self.path.resolve()  # a link to another disk stays
+            while (aside := place.with_name(f"{place.name}.{number}")).exists():
                 number += 1
-            self.path.rename(aside)
+            try:
+                if Path.cwd().is_relative_to(place):
+                    raise OSError(errno.EBUSY, "the working directory is in it")
+                place.rename(aside)
+            except OSError as error:
+                moved = f"the earlier run in {self.path} cannot be moved aside ({error.strerror})"
+                raise UserError(f"{moved}: name another folder with --out") from None
             print(f"the earlier run in {self.path} now stands in {aside}")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.resolve().mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path} cannot be made ({error.strerror}): name another folder with --out") from None
+        self._locked(keep=True)
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         record = {
             "script": self.script,
@@ -100,11 +111,31 @@ class RunFolder:
         else:
             write_atomically(self.path / "args.json", text)
 
+    def _locked(self, keep: bool) -> None:
+        """Lock the folder against other processes, and `keep` it until this one ends. Raises UserError where it is locked."""
+        folder = os.open(self.path, os.O_RDONLY)
+        found = os.fstat(folder)
+        place = found.st_dev, found.st_ino
+        try:
+            if place not in LOCKED:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise UserError(f"a run is at work in {self.path}: wait for it, or name another folder with --out") from None
+        except OSError:  # some network file systems lock no folders
+            pass
+        if keep and place not in LOCKED:
+            LOCKED[place] = folder
+        else:
+            os.close(folder)
+
     def _earlier(self, options: dict, data: dict, resume: bool, say: bool = False) -> dict:
         """The record of the run in the folder that can go on with these options; {} without `resume`. Raises UserError.
 
         `say`: print the options that differ.
         """
+        if self.path.is_dir():
+            self._locked(keep=False)
         if not resume:
             other = self.path.is_dir() and any(self.path.iterdir())
             if other and not any((self.path / name).exists() for name in ("args.json", "args.json.tmp")):

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import stat
 import sys
 import time
+from contextlib import suppress
 
 # from Ctrl-C, a closing terminal and batch systems, some of which send them minutes before they kill
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -22,7 +24,12 @@ class Stop:
         return self.number > 0
 
     def listen(self) -> "Stop":
-        """Handle the signals from now on, except SIGHUP where `nohup` ignores it, and return itself."""
+        """Handle the signals from now on, except SIGHUP where `nohup` ignores it, and return itself.
+
+        From now on, too, what is printed and can no longer be written is lost and ends nothing: the run folder has it.
+        """
+        if not isinstance(sys.stdout, Lasting):
+            sys.stdout = Lasting(sys.stdout)
         for number in ENDING:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
@@ -32,9 +39,14 @@ class Stop:
         ranks = "LOCAL_RANK" in os.environ
         if not self.number:
             self.number, self._came = number, time.monotonic()
+            if number == signal.SIGHUP:  # the terminal is gone, and writing to it an error
+                for file in (1, 2):
+                    if stat.S_ISCHR(os.fstat(file).st_mode):
+                        to_nowhere(file)
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 # not print: the signal may have interrupted another print
-                os.write(2, b"stopping after this update; a second signal stops at once\n")
+                with suppress(OSError):
+                    os.write(2, b"stopping after this update; a second signal stops at once\n")
         elif not ranks or time.monotonic() - self._came > SAME:
             os._exit(128 + number)
 
@@ -45,6 +57,36 @@ class Stop:
             print(f"stopped before update {update}, {how}", flush=True)
         sys.stdout.flush()
         sys.exit(128 + (self.number or signal.SIGTERM))  # SIGTERM where only another rank had the signal
+
+
+class Lasting:
+    """A text stream, of which what cannot be written is lost: its reader may have ended, or its disk be full."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            to_nowhere(self._stream.fileno())
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            to_nowhere(self._stream.fileno())
+
+
+def to_nowhere(file: int) -> None:
+    """Let a file descriptor lead to the null device."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file)
+    os.close(nowhere)
 
 
 def for_launcher() -> None:
