@@ -216,7 +216,7 @@ def test_quoted_names_agree_with_what_is_learnt(matchers, full_names):
 
 
 @pytest.mark.parametrize("full_names", [True, False])
-@pytest.mark.parametrize("count", [1, 26, 27, 40, 101])
+@pytest.mark.parametrize("count", [1, 26, 27, 40, 101, 1500])
 def test_many_tables(matchers, count, full_names):
     tables = {f"t_{i}": ["id", f"c{i}"] for i in range(count)}
     schema, last = schema_of(tables, full_names), f"t_{count - 1}"

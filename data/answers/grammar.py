@@ -714,9 +714,10 @@ class Refusal:
 
 def compiled(vocabulary, lark: str):
     """llguidance's matcher of a grammar for an LLTokenizer. Raises ValueError, in one line, if it refuses the grammar."""
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLParserLimits
 
-    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark), log_level=0)
+    limits = LLParserLimits(max_items_in_row=4 * MAX_NAMES)  # each table may stand where one is expected
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark), log_level=0, limits=limits)
     if matcher.is_error():
         raise ValueError(f"llguidance: {matcher.get_error().splitlines()[0]}")  # further lines repeat the whole grammar
     return matcher
