@@ -49,8 +49,14 @@ def test_databases_become_a_benchmark_that_everything_reads(own):
     before = files(own)
     lines = make(own)
     assert lines[0] == "pets: 1 tables, 2 columns" and f"write questions into {own / 'train.csv'}" in lines[-1]
+    assert lines[-2].endswith("holds 1 database")
     after = files(own)
     assert {name: content for name, content in after.items() if name != "tables.json"} == before
+    for name in ("train.csv", "dev.csv"):
+        (own / name).write_text("db_id,question,query\n")
+    assert make(own)[-1] == f"next: python3 -m data.spider {own}"
+    for name in ("train.csv", "dev.csv"):
+        (own / name).unlink()
     (own / "dev.json").write_text(json.dumps([GOLD, GOLD | {"query": "SELECT name FROM pet"}]))
     benchmark = load(own, ("dev",), values=True)
     (database,) = benchmark.databases("pets", "dev")

@@ -180,6 +180,9 @@ def test_the_sample_is_data_by_its_name(folder, monkeypatch, tmp_path):
 
 def test_what_is_no_scored_run_ends_in_one_line(folder, monkeypatch, capsys, tmp_path):
     assert "args.json is missing" in command(monkeypatch, capsys, tmp_path / "none")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "args.json").write_text("{}")
+    assert "begun has no predictions yet" in command(monkeypatch, capsys, tmp_path / "begun")
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / "report.html").unlink()
     lines = (broken / "predictions.jsonl").read_text()

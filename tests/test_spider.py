@@ -641,6 +641,15 @@ def test_a_place_that_may_not_be_written_is_one_line(capsys, number):
     assert caught.value.code == 2 and capsys.readouterr().err == said
 
 
+def test_ctrl_c_is_one_line(capsys):
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        exit_on_user_error(fail)
+    assert (caught.value.code, capsys.readouterr().err) == (130, "stopped\n")
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(OSError, match="Bad file descriptor"):
         exit_on_user_error(lambda: os.close(10_000))

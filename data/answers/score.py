@@ -246,6 +246,8 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
     Raises UserError where a file is missing or malformed, or where predictions and data do not belong together.
     """
     record = read_object(folder / "args.json", "name a run folder")
+    if not (folder / "predictions.jsonl").exists():
+        raise UserError(f"the run in {folder} has no predictions yet: it writes them at its end, as --eval_only does")
     result = {}
     if (folder / "result.json").is_file():
         result = read_object(folder / "result.json", "remove it to have it made anew")

@@ -427,9 +427,10 @@ def make(directory: str | Path, guess_foreign_keys: bool = False) -> list[str]:
         path.rename(aside)
         lines.append(f"the earlier {path} now stands in {aside}")
     write_atomically(path, text)
-    lines.append(f"{path} holds {len(entries):,} databases")
+    lines.append(f"{path} holds {len(entries):,} database{'s' if len(entries) > 1 else ''}")
     where = f"{root / 'train.csv'} and {root / 'dev.csv'}, with the columns db_id, question and query (or .json, .jsonl)"
-    return [*lines, f"next: write questions into {where}; then: python3 -m data.spider {root}"]
+    written = all(any(root.glob(f"{split}*.*")) for split in ("train", "dev"))
+    return [*lines, "next: " + f"write questions into {where}; then: " * (not written) + f"python3 -m data.spider {root}"]
 
 
 def _databases_in(folder: Path) -> list[tuple[Path, str]]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -26,8 +27,8 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def exit_on_user_error(main: Callable[[], T]) -> T:
     """Return what `main` returns; end what a user can mend with one line on stderr and exit code 2.
 
-    That is a UserError, a full disk, a file that may not be read or written, and a GPU out of memory. Where a reader of the
-    output has had enough, as `head` has, the exit code is 1.
+    That is a UserError, a full disk, a file that may not be read or written, and a GPU out of memory. Ctrl-C ends it with the
+    shell's code for that. Where a reader of the output has had enough, as `head` has, the exit code is 1.
 
     Characters that standard output cannot encode are replaced.
     """
@@ -37,6 +38,9 @@ def exit_on_user_error(main: Callable[[], T]) -> T:
         made = main()
         sys.stdout.flush()
         return made
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
     except UserError as error:
         message = " ".join(str(error).split())
     except BrokenPipeError:
