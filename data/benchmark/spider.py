@@ -25,7 +25,7 @@ from data.benchmark.spelling import spelled
 from data.benchmark.values import Values
 from data.common.commands import command_parser
 from data.common.errors import UserError, printable
-from data.common.files import read_records, write_atomically
+from data.common.files import move_aside, read_records, write_atomically
 from data.sqlite.execute import Executor, in_wal_mode, quoted, read_database, readable
 
 # split -> the possible names of its file of examples (without extension), its tables file and its databases' folder
@@ -421,11 +421,7 @@ def make(directory: str | Path, guess_foreign_keys: bool = False) -> list[str]:
         raise UserError(f"{folder} holds no database with a table ({'; '.join(lines) or 'no SQLite file'}): {remedy}")
     path, text = root / "tables.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
     if path.exists() and path.read_bytes() != text.encode():
-        number = 1
-        while (aside := path.with_name(f"{path.name}.{number}")).exists():
-            number += 1
-        path.rename(aside)
-        lines.append(f"the earlier {path} now stands in {aside}")
+        lines.append(f"the earlier {path} now stands in {move_aside(path)}")
     write_atomically(path, text)
     lines.append(f"{path} holds {len(entries):,} database{'s' if len(entries) > 1 else ''}")
     where = f"{root / 'train.csv'} and {root / 'dev.csv'}, with the columns db_id, question and query (or .json, .jsonl)"

@@ -21,6 +21,14 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
+def move_aside(path: Path) -> Path:
+    """Rename a file or folder to the first of its name and .1, .2 and so on that is free -> its new path. Raises OSError."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
 def read_object(path: Path, remedy: str) -> dict:
     """Read a JSON object from a run folder; NaN and infinities become None.
 

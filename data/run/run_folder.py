@@ -29,7 +29,7 @@ from pathlib import Path
 from data.benchmark.prompt import one_line
 from data.benchmark.schema import Benchmark
 from data.common.errors import UserError, printable
-from data.common.files import read_object, write_atomically
+from data.common.files import move_aside, read_object, write_atomically
 from data.report import page
 from data.report.curves import OF_THE_CALL, TABLE_HEAD, curves, table_row
 from data.run.checkpoints import keep_state, recover, unseal
@@ -76,13 +76,11 @@ class RunFolder:
             return
         started = self._earlier(options, data, resume, say=True)
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
-            number, place = 1, self.path.resolve()  # a link to another disk stays
-            while (aside := place.with_name(f"{place.name}.{number}")).exists():
-                number += 1
+            place = self.path.resolve()  # a link to another disk stays
             try:
                 if Path.cwd().is_relative_to(place):
                     raise OSError(errno.EBUSY, "the working directory is in it")
-                place.rename(aside)
+                aside = move_aside(place)
             except OSError as error:
                 moved = f"the earlier run in {self.path} cannot be moved aside ({error.strerror})"
                 raise UserError(f"{moved}: name another folder with --out") from None
