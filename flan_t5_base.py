@@ -451,7 +451,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     loader = iter(DataLoader(data.train, batch_sampler=[each[rank] for passes in plan for each in passes], collate_fn=collator))
     for update in range(start, total + 1):
         last = update == total
-        # once in a while, at the end, and where a signal asks to stop: save, since an evaluation may fail
+        # once in a while, at the end, and where a signal asks to stop: save, before an evaluation that may fail
         saving = keeping and (last or stopping or args.save_every and update % args.save_every == 0 and update > start)
         if saving:
             save(accelerator, model, tokenizer, folder.path / "last", base, state, resumable=True)
