@@ -143,6 +143,11 @@ def test_names_that_are_to_be_left_out_are(matchers):
     table, column = schema.tables[0], next(name for number, name in schema.columns if number == 0)
     assert table in grammar(schema) and table not in re.findall(r"\w+", grammar(schema, {table}))
     assert column not in re.findall(r"\w+", grammar(schema, {column}))
+    one = schema_of({"a": ["x"]})
+    with pytest.raises(ValueError, match="has no column that SQL can name and the model's vocabulary can write$"):
+        grammar(one, {"x"})
+    with pytest.raises(ValueError, match="has no column that SQL can name$"):
+        grammar(schema_of({"a": ["line\nbreak"]}))
 
 
 @pytest.mark.parametrize("text", ["'", "\n", "\t", "\x00", "\x7f", "\x85", "\u2028"])

@@ -68,7 +68,8 @@ def grammar(schema: Schema, without: Collection[str] = ()) -> str:
         raise ValueError(f"the database {schema.db_id} has more than {MAX_NAMES:,} tables and columns")
     names = _Names(schema, without)
     if not any(names.columns):
-        raise ValueError(f"the database {schema.db_id} has no column that SQL can name")
+        which = "SQL can name" + " and the model's vocabulary can write" * bool(without)
+        raise ValueError(f"the database {schema.db_id} has no column that {which}")
     rules = _Rules()
     rules.add("start", '" " query::0x0')
     _selects(rules, names)
