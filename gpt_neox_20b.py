@@ -143,7 +143,7 @@ from data.with_torch.answering import Questions
 from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import packs_of, visible
-from data.with_torch.processes import launch, peak_memory
+from data.with_torch.processes import end, launch, peak_memory
 from data.with_torch.search import Hypotheses, Search, branch
 
 # ------------------------------------------------------------------------------------------------------------ tokens
@@ -523,8 +523,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     folder.finish(rows, base["model"], quantised.kind(base), counts, gpus, memory, state, figures, benchmark, args.relative_to)
     if args.overfit and not args.eval_only:
         accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss))
-    accelerator.wait_for_everyone()  # or a thread of gloo may free a tensor after Python has ended, and abort
-    accelerator.end_training()
+    end(accelerator)
 
 
 def optimise(accelerator: Accelerator, answer_loss, optimizer, batches: list[dict], answer_tokens: int, rate: float):

@@ -3,14 +3,18 @@
 import os
 import resource
 import sys
+import time
 
 import torch
 import torch.distributed.run
+from accelerate import Accelerator
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from data.common.errors import UserError
 from data.run.signals import for_launcher
+
+REST = 0.2  # seconds
 
 
 def launch(processes: int) -> None:
@@ -30,6 +34,14 @@ def launch(processes: int) -> None:
     except SignalException as error:  # the ranks have had it, too
         sys.exit(128 + error.sigval)
     sys.exit(0)
+
+
+def end(accelerator: Accelerator) -> None:
+    """End the trackers and the process group of a run, once all ranks and their threads are done."""
+    accelerator.wait_for_everyone()
+    # gloo's thread frees the tensor of that barrier, for which it needs Python: later, Python may have ended, or wait for it
+    time.sleep(REST)
+    accelerator.end_training()
 
 
 def peak_memory() -> int:
