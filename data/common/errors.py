@@ -44,7 +44,7 @@ def exit_on_user_error(main: Callable[[], T]) -> T:
     except UserError as error:
         message = " ".join(str(error).split())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is left goes at the end
+        to_nowhere(sys.stdout.fileno())  # where what is left goes at the end
         sys.exit(1)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -64,6 +64,13 @@ def exit_on_user_error(main: Callable[[], T]) -> T:
         )
     print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def to_nowhere(file: int) -> None:
+    """Let a file descriptor lead to the null device."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file)
+    os.close(nowhere)
 
 
 def printable(text: str) -> str:

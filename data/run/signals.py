@@ -7,6 +7,8 @@ import sys
 import time
 from contextlib import suppress
 
+from data.common.errors import to_nowhere
+
 # from Ctrl-C, a closing terminal and batch systems, some of which send them minutes before they kill
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SAME = 1.0  # seconds within which a launcher forwards a signal that its ranks already had from the terminal
@@ -80,13 +82,6 @@ class Lasting:
             self._stream.flush()
         except OSError:
             to_nowhere(self._stream.fileno())
-
-
-def to_nowhere(file: int) -> None:
-    """Let a file descriptor lead to the null device."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, file)
-    os.close(nowhere)
 
 
 def for_launcher() -> None:
