@@ -125,17 +125,14 @@ def test_kill_9_at_any_moment_costs_only_the_updates_since_the_last_save(starter
     assert starter.run(*options, "--out", tmp_path / "straight") == 0
     expected = outcome(tmp_path / "straight")
     assert sorted(expected[0]) == list(range(8)) and sorted(expected[1]) == [0, 3, 6, 8]
-    log = tmp_path / "timed" / "log.jsonl"
-    pid = starter.start(*options, "--out", log.parent)
-    wait_for(log.exists, alive(pid))  # nothing is at stake before
-    began = time.monotonic()
-    assert starter.ended() == 0
-    span, rng, seen = time.monotonic() - began, random.Random(0), []
-    for trial in range(20):
+    rng, seen = random.Random(0), []
+    for trial in range(16):
         out = tmp_path / f"killed{trial}"
+        began = time.monotonic()
         pid = starter.start(*options, "--out", out)
-        wait_for((out / "log.jsonl").exists, alive(pid))
-        time.sleep(span * rng.random())
+        wait_for(lambda: (out / "log.jsonl").exists() and updates(out) >= trial % 8, alive(pid))
+        # anywhere in the update that comes next, its save and its evaluation, however fast the machine is just now
+        time.sleep((time.monotonic() - began) * rng.random() / 8)
         if alive(pid)():
             os.kill(pid, signal.SIGKILL)
         killed = starter.ended()
@@ -152,7 +149,7 @@ def test_kill_9_at_any_moment_costs_only_the_updates_since_the_last_save(starter
         left = {path.name for path in out.iterdir()}
         assert not [name for name in left if name.endswith((".tmp", ".old"))] and {"last", "best", "result.json"} <= left
         shutil.rmtree(out)
-    assert sum(killed == -signal.SIGKILL and at is not None for killed, at, _ in seen) >= 10, seen
+    assert sum(killed == -signal.SIGKILL and at is not None for killed, at, _ in seen) >= 8, seen
 
 
 def updates(folder: Path) -> int:
