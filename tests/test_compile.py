@@ -41,9 +41,10 @@ def small(monkeypatch):
         return replace(benchmark, splits={split: examples[:96] for split, examples in benchmark.splits.items()})
 
     monkeypatch.setattr(spider, "load", load)
+    before = torch.get_num_threads()
     torch.set_num_threads(1)  # so little work that threads only wait for each other
     yield
-    torch.set_num_threads(2)
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,11 +127,11 @@ def test_kill_9_at_any_moment_costs_only_the_updates_since_the_last_save(starter
     expected = outcome(tmp_path / "straight")
     assert sorted(expected[0]) == list(range(8)) and sorted(expected[1]) == [0, 3, 6, 8]
     rng, seen = random.Random(0), []
-    for trial in range(16):
+    for trial in range(8):
         out = tmp_path / f"killed{trial}"
         began = time.monotonic()
         pid = starter.start(*options, "--out", out)
-        wait_for(lambda: (out / "log.jsonl").exists() and updates(out) >= trial % 8, alive(pid))
+        wait_for(partial(has_made, out, trial), alive(pid))
         # anywhere in the update that comes next, its save and its evaluation, however fast the machine is just now
         time.sleep((time.monotonic() - began) * rng.random() / 8)
         if alive(pid)():
@@ -149,7 +150,11 @@ def test_kill_9_at_any_moment_costs_only_the_updates_since_the_last_save(starter
         left = {path.name for path in out.iterdir()}
         assert not [name for name in left if name.endswith((".tmp", ".old"))] and {"last", "best", "result.json"} <= left
         shutil.rmtree(out)
-    assert sum(killed == -signal.SIGKILL and at is not None for killed, at, _ in seen) >= 8, seen
+    assert sum(killed == -signal.SIGKILL and at is not None for killed, at, _ in seen) >= 4, seen
+
+
+def has_made(folder: Path, count: int) -> bool:
+    return (folder / "log.jsonl").exists() and updates(folder) >= count
 
 
 def updates(folder: Path) -> int:

@@ -258,7 +258,7 @@ def test_two_processes_give_the_losses_and_predictions_of_one(tmp_path, small_sa
 def command(options: list[str], tiny: bool = True, code: int = 0) -> subprocess.CompletedProcess:
     words = [sys.executable, "flan_t5_base.py", *(["--tiny"] if tiny else []), *options]
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=hidden, timeout=600)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=hidden, timeout=1800)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
