@@ -179,3 +179,29 @@ def test_a_run_without_llguidance_ends_before_it_touches_anything(run, little, t
     with pytest.raises(UserError, match="or answer without it: --no-constrained"):
         run(importlib.import_module(name))
     assert (tmp_path / "run" / "args.json").read_text() == "{}"
+
+
+def test_a_table_of_many_columns_gives_no_piece_that_llguidance_cannot_hold(benchmark):
+    db_id = benchmark.splits["train"][0].db_id
+    schema = benchmark.schemas[db_id]
+    columns = [f"billing_address_of_the_customer_{number}" for number in range(60)]
+    wide = replace(schema, columns=schema.columns + tuple((0, column) for column in columns),
+                   column_types=schema.column_types + ("text",) * 60)  # fmt: skip
+    own = replace(benchmark, schemas=benchmark.schemas | {db_id: wide})
+    tokenizer = llama_65b.load_tokenizer(replace(llama_65b.Args(), **llama_65b.TINY, tiny=True), own)
+    assert max(len(piece.encode()) for piece in tokenizer.get_vocab()) < 1024
+    assert grammars_for(BASE, True, tokenizer, len(tokenizer)).matcher(wide)
+
+
+class PanicException(BaseException):
+    """Called as the one that a panic in Rust raises."""
+
+
+@pytest.mark.parametrize("error", [PanicException, ValueError])
+def test_a_vocabulary_that_llguidance_cannot_read_ends_no_run(tokenizer, monkeypatch, capsys, error):
+    def vocabulary(*_):
+        raise error("assertion failed")
+
+    monkeypatch.setattr(constrained, "vocabulary", vocabulary)
+    assert grammars_for(BASE, True, tokenizer, len(tokenizer)) is None
+    assert capsys.readouterr().out.startswith("answers are not checked against their schemas: llguidance reads the pieces")

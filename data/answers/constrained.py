@@ -28,11 +28,15 @@ def grammars_for(base: Mapping, constrained: bool, tokenizer, logits: int) -> "G
     """
     if not constrained or not (base["full_names"] or base["plain_sql"]):
         return None
-    grammars = Grammars(tokenizer, logits)
     pieces = tokenizer(PROBE, add_special_tokens=False).input_ids
     known = [piece for piece in pieces if piece != tokenizer.unk_token_id]
-    if grammars.vocabulary.decode_str(known).split() == tokenizer.decode(known).split():
-        return grammars
+    try:
+        grammars = Grammars(tokenizer, logits)
+        if grammars.vocabulary.decode_str(known).split() == tokenizer.decode(known).split():
+            return grammars
+    except BaseException as error:  # a decoder that it does not know, or a panic of Rust's, which is no Exception
+        if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
+            raise
     print("answers are not checked against their schemas: llguidance reads the pieces of this tokenizer in another way")
     return None
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # candidates for pieces: a line of the schema, a word, any other character; "▁" stands for a space
-WORDS = "▁?(?:Table▁[^]]*]|(?:foreign|primary)▁key:[^]]*]|\\w+|[^\\w▁])"
+LINES = "Table▁[^]]*]|(?:foreign|primary)▁key:[^]]*]|"
+WORDS = "\\w+|[^\\w▁]"
+LONGEST = 1000  # bytes of a piece; llguidance takes no more than 1,024
 LETTERS = 128  # pieces reserved for characters
 
 
@@ -28,17 +30,20 @@ def word_tokenizer(
 
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(Regex(r"\s+"), "▁")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
     tokenizer.decoder = decoders.Metaspace()
     texts: Counter[str] = Counter()  # counts, as many questions share their schema
     for example in benchmark.splits.get("train") or benchmark.splits[benchmark.evaluated]:
         said = prompt(example.question, benchmark.schemas[example.db_id], example.values)
         texts.update([*said.split("\n", 1), target(example.sql)])
-    counts: Counter[str] = Counter()
-    for text, times in texts.items():
-        normal = tokenizer.normalizer.normalize_str(text)
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal):
-            counts[word] += times
+    for lines in (LINES, ""):  # a table of very many columns is read in words
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(f"▁?(?:{lines}{WORDS})"), "removed", invert=True)
+        counts: Counter[str] = Counter()
+        for text, times in texts.items():
+            normal = tokenizer.normalizer.normalize_str(text)
+            for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal):
+                counts[word] += times
+        if max(len(word.encode()) for word in counts) <= LONGEST:
+            break
     letters: Counter[str] = Counter()
     for word, times in counts.items():
         letters.update({letter: times for letter in word})
