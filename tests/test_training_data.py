@@ -74,6 +74,9 @@ def test_tokens_are_made_anew_where_what_makes_them_has_changed(benchmark, monke
     assert lengths() == [8] * 3
     monkeypatch.setattr(here, "worded", longer)
     assert lengths() == [15] * 3
+    made = set(tmp_path.rglob("*.arrow"))
+    tokenizer.eos_token = "<unk>"  # which answers end in, and the tokenizer's own file does not hold
+    assert lengths() == [15] * 3 and set(tmp_path.rglob("*.arrow")) > made
 
 
 def examples_of(passes: list[list[list[int]]]) -> list[int]:

@@ -30,7 +30,8 @@ def encoded(
     schemas = {db_id: schemas[db_id] for db_id in sorted(set(rows["db_id"]))}
     source = [inspect.getsource(prompt), *_sources(encode, set())]
     contents = [repr(rows[:]), repr(schemas)]  # as texts: hashing objects one by one takes seconds
-    fingerprint = Hasher.hash([*contents, source, tokenizer.backend_tokenizer.to_str(), limit, options])
+    written = tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map
+    fingerprint = Hasher.hash([*contents, source, written, limit, options])
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "text-to-sql"
