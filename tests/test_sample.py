@@ -250,3 +250,12 @@ def test_the_command_prints_counts(built):
     rows = {line[:28].strip(): line[28:].replace(",", "").split() for line in lines[1:]}
     assert rows["examples"] == [str(sample.TRAIN_EXAMPLES), str(sample.DEV_EXAMPLES)]
     assert {"easy", "medium", "hard", "extra", "nested", "join", "lighthouses"} <= set(rows)
+
+
+@pytest.mark.parametrize("words", [["DIR"], ["--forse"]])
+def test_the_command_writes_over_nobodys_data(tmp_path, words):
+    (tmp_path / "dev.json").write_text("[]")
+    words = [str(tmp_path) if word == "DIR" else word for word in words]
+    done = subprocess.run([sys.executable, "-m", "data.sample", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and words[0] in done.stderr
+    assert (tmp_path / "dev.json").read_text() == "[]" and len(list(tmp_path.iterdir())) == 1

@@ -14,7 +14,6 @@ import os
 import random
 import re
 import sqlite3
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from pathlib import Path
 from data.benchmark.exact_match import SqlSchema, hardness
 from data.benchmark.sample_questions import TEMPLATES, Say, Unfit, Writer, read_lexicon
 from data.benchmark.spider import load, tables_entry
+from data.common.commands import command_parser
 from data.common.errors import UserError
 
 TRAIN_EXAMPLES = 16000  # a small random model has to see most phrases with most columns
@@ -297,9 +297,13 @@ def kind(sql: str) -> str:
 
 def main() -> None:
     """Build, and print how many examples each split holds, by hardness, clause and database."""
-    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
-        raise UserError("usage: python3 -m data.sample [DIR]")
-    directory = build(*sys.argv[1:])
+    parser = command_parser("sample", __doc__)
+    parser.add_argument("directory", nargs="?", metavar="DIR", help="a new directory; else data/sample")
+    directory = Path(parser.parse_args().directory or SOURCE)
+    if directory.resolve() != SOURCE.resolve() and directory.is_dir() and any(directory.iterdir()):
+        if not (directory / STAMP).exists():
+            raise UserError(f"{directory} holds other files than the sample's: name a new directory")
+    directory = build(None if directory == SOURCE else directory)
     benchmark = load(directory)
     schemas = {db_id: SqlSchema(schema) for db_id, schema in benchmark.schemas.items()}
     print(directory)
