@@ -87,3 +87,9 @@ def test_a_pipe_and_a_device_are_not_waited_for(tmp_path):
     for name in ("q.json", "zero.csv"):
         with pytest.raises(UserError, match="is no regular file"):
             read_records(tmp_path / name, "mend it")
+
+
+def test_a_cell_may_be_large(tmp_path):
+    (tmp_path / "q.csv").write_text(f"question,answer\nq,{'x' * 200_000}\n")
+    (record,) = read_records(tmp_path / "q.csv", "mend it")
+    assert len(record["answer"]) == 200_000

@@ -508,6 +508,17 @@ def test_an_option_has_a_least_value(name, least):
             check_options(SOUND | {name: value})
 
 
+def test_a_seed_has_a_greatest_value():
+    check_options(SOUND | {"seed": 2**32 - 1})
+    with pytest.raises(UserError, match="^--seed 4294967296 is out of range"):
+        check_options(SOUND | {"seed": 2**32})
+
+
+def test_what_was_learned_is_not_the_test_split():
+    with pytest.raises(UserError, match="^--overfit answers what it learned"):
+        check_options(SOUND | {"eval_only": True, "overfit": 4, "split": "test"})
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "warmup", "lora_dropout", "vary_schema"])
 def test_a_share_lies_below_one(name):
     for value in (0.0, 1e-9, 0.999):
@@ -648,3 +659,14 @@ def test_a_resumed_run_keeps_its_rate_where_the_default_is_now_to_find_one(tmp_p
     for resume, expected in ((True, rate), (False, asked)):
         args = Resumed(out=str(tmp_path), learning_rate=asked, resume=resume)
         assert resolve_options(args, Resumed, {}).learning_rate == expected
+
+
+@pytest.mark.parametrize("inside", ["", "best"])
+def test_a_run_does_not_take_the_place_of_the_model_that_it_starts_from(tmp_path, inside):
+    """It would be moved aside before it is loaded, and a fresh one trained."""
+    (tmp_path / "best").mkdir()
+    (tmp_path / "args.json").write_text("{}")
+    options = OPTIONS | {"model": str(tmp_path / inside)}
+    with pytest.raises(UserError, match="--model .* is in the folder that this run would take"):
+        RunFolder(tmp_path, "script").check(options, {}, resume=False)
+    RunFolder(tmp_path / "other", "script").check(options, {}, resume=False)

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import zlib
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def _csv(text: str) -> list[dict]:
     header = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
     names, records = [], []
+    csv.field_size_limit(sys.maxsize)  # a result may stand in a cell
     try:
         for row in reader:
             if not names:

@@ -80,6 +80,8 @@ def check_options(options: dict) -> None:
     for name in set(LEAST) & set(options):
         if options[name] < LEAST[name]:
             raise UserError(f"--{name} {options[name]} is out of range: give {LEAST[name]} or more")
+    if options.get("seed", 0) >= 2**32:
+        raise UserError(f"--seed {options['seed']} is out of range: give less than 4,294,967,296")
     for name in set(BELOW_ONE) & set(options):
         if not 0 <= options[name] < 1:
             raise UserError(f"--{name} {options[name]} is out of range: give 0 or more and less than 1")
@@ -87,6 +89,8 @@ def check_options(options: dict) -> None:
         raise UserError(f"--seconds {options['seconds']} is out of range: give more than 0 and at most {MAX_SECONDS:g}")
     if options.get("split", "dev") != "dev" and not options.get("eval_only"):
         raise UserError(f"--split {options['split']} is to score a model that is finished: give --eval_only, too")
+    if options.get("split", "dev") != "dev" and options.get("overfit"):
+        raise UserError(f"--overfit answers what it learned, not --split {options['split']}: give one of them")
     if options["tiny"] and options["random_weights"]:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
     if options.get("eval_only") and options.get("resume"):
