@@ -205,7 +205,7 @@ def test_training_after_evaluations_equals_training_alone(script, run):
 
 
 def test_two_updates_and_two_more_equal_four(script, two_and_two):
-    straight, resumed = two_and_two(script, *FEW)
+    straight, resumed = two_and_two(script, *FEW, "--lora_dropout", "0.3")  # its random numbers go on, too
     assert resumed["losses"] == straight["losses"]
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
 

@@ -180,7 +180,7 @@ def test_the_4_bit_layers_are_kept_from_repacking(model):
 
 
 def test_two_updates_and_two_more_equal_four(two_and_two):
-    straight, resumed = two_and_two(script, *FEW)
+    straight, resumed = two_and_two(script, *FEW, "--lora_dropout", "0.3")  # its random numbers go on, too
     assert resumed["losses"] == straight["losses"]
     assert [row["predicted"] for row in resumed["predictions"]] == [row["predicted"] for row in straight["predictions"]]
     for count in ("updates", "examples_seen"):
