@@ -108,6 +108,7 @@ def test_pad_and_end_share_an_id(tokenizer):
 
 
 def test_a_prompt_that_is_too_long_keeps_its_question_its_end_and_the_cue(script, args, benchmark, monkeypatch):
+    monkeypatch.setattr(small_tokenizer, "LINES", "")
     monkeypatch.setattr(small_tokenizer, "WORDS", ".")  # a token a character
     tokenizer = script.load_tokenizer(args, benchmark)
     (whole,) = encoded(script, tokenizer, benchmark, 1)
