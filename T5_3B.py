@@ -447,7 +447,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     start, total, stopping, stop = state["update"], data.updates, False, Stop().listen()
     keeping = args.save_every >= 0 and not args.eval_only
     plan = data.passes(ranks, room, start)
-    sampler = [each[rank] for passes in plan for each in passes]  # a generator: a seed from torch's would change its state
+    sampler = [each[rank] for passes in plan for each in passes]  # its seed must not come from torch's, which --resume restored
     loader = iter(DataLoader(data.train, batch_sampler=sampler, collate_fn=collator, generator=torch.Generator()))
     for update in range(start, total + 1):
         last = update == total

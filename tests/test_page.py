@@ -340,6 +340,7 @@ def test_the_keyboard_is_enough(opened, folder):
     press("nowhere")
     assert shown(opened, 1) == [second]
     press(Keys.ESCAPE)
+    assert opened.find_element("id", "search").get_attribute("value") == "nowhere"  # a browser would empty it
     press("j")
     assert opened.execute_script("return document.activeElement.parentNode.id") == f"example-{second}"
 

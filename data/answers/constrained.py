@@ -37,7 +37,7 @@ def grammars_for(base: Mapping, constrained: bool, tokenizer, logits: int) -> "G
     except BaseException as error:  # a decoder that it does not know, or a panic of Rust's, which is no Exception
         if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
             raise
-    print("answers are not checked against their schemas: llguidance reads the pieces of this tokenizer in another way")
+    print("answers are not checked against their schemas: llguidance cannot read the pieces of this tokenizer")
     return None
 
 

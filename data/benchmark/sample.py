@@ -298,12 +298,12 @@ def kind(sql: str) -> str:
 def main() -> None:
     """Build, and print how many examples each split holds, by hardness, clause and database."""
     parser = command_parser("sample", __doc__)
-    parser.add_argument("directory", nargs="?", metavar="DIR", help="a new directory; else data/sample")
-    directory = Path(parser.parse_args().directory or SOURCE)
-    if directory.resolve() != SOURCE.resolve() and directory.is_dir() and any(directory.iterdir()):
-        if not (directory / STAMP).exists():
-            raise UserError(f"{directory} holds other files than the sample's: name a new directory")
-    directory = build(None if directory == SOURCE else directory)
+    parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="a new directory; else data/sample")
+    given = parser.parse_args().directory
+    own = given is None or given.resolve() == SOURCE.resolve() or (given / STAMP).exists()
+    if not own and given.is_dir() and any(given.iterdir()):
+        raise UserError(f"{given} holds other files than the sample's: name a new directory")
+    directory = build(given)
     benchmark = load(directory)
     schemas = {db_id: SqlSchema(schema) for db_id, schema in benchmark.schemas.items()}
     print(directory)

@@ -138,8 +138,8 @@ class RunFolder:
             other = self.path.is_dir() and any(self.path.iterdir())
             if other and not any((self.path / name).exists() for name in ("args.json", "args.json.tmp")):
                 raise UserError(f"{self.path} holds other files than a run's: name another folder with --out")
-            model = Path(options.get("model") or "none")
-            if model.exists() and model.resolve().is_relative_to(self.path.resolve()):
+            model = options["model"]
+            if model and Path(model).exists() and Path(model).resolve().is_relative_to(self.path.resolve()):
                 raise UserError(f"--model {model} is in the folder that this run would take: name another with --out")
             return {}
         remedy = "name the run's folder with --out, or start without --resume"
