@@ -43,6 +43,7 @@ OPTIONS = {
     "rate-5e-4": "--learning_rate 5e-4",
     "rate-2e-3": "--learning_rate 2e-3",
     "bf16-rate-5e-4": "--base_16bit --learning_rate 5e-4",
+    "rank-8": "--lora_rank 8",
     "rank-8-qv": "--lora_rank 8 --lora_targets q_proj,v_proj",
     "rank-64": "--lora_rank 64 --lora_alpha 64",
     "rank-64-bf16-rate-2e-3": "--lora_rank 64 --lora_alpha 64 --base_16bit --learning_rate 2e-3",
