@@ -471,11 +471,11 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
             break
         began, passes, rate = time.perf_counter(), plan[update - start], learning_rate(args, update, total)
         tokens, batches = data.tokens(passes), [next(loader) for _ in passes]
-        loss_sum = optimise(accelerator, wrapped, optimizer, batches, tokens[1], rate)
+        loss_sum, norm = optimise(accelerator, wrapped, optimizer, batches, tokens[1], rate)
         # all ranks stop where one has a signal
-        loss, stopping = accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(stop.requested)])).tolist()
+        loss, norm, stopping = accelerator.reduce(torch.stack([loss_sum, norm, loss_sum.new_tensor(stop.requested)])).tolist()
         loss, seconds = loss / tokens[1], time.perf_counter() - began
-        folder.check_loss(loss, update, rate, keeping)
+        folder.check_finite(loss, norm, update, rate)
         if update == 0 and not checkpoint_of(args.model):
             folder.health(0, *first_loss(loss, config.vocab_size, not (base["tiny"] or base["random_weights"])))
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
@@ -489,7 +489,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
 
 
 def optimise(accelerator: Accelerator, model, optimizer, batches: list[dict], answer_tokens: int, rate: float):
-    """One update by the forward passes `batches` -> the summed loss of this rank; each answer token counts the same."""
+    """One update by the forward passes `batches` -> this rank's summed loss, the gradient's norm; answer tokens count alike."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     loss_sum = torch.zeros((), device=accelerator.device)
@@ -500,10 +500,10 @@ def optimise(accelerator: Accelerator, model, optimizer, batches: list[dict], an
             loss = answer_loss(model, **batch)
             accelerator.backward(loss * (accelerator.num_processes / answer_tokens))  # ranks are averaged
         loss_sum += loss.detach()
-    accelerator.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
+    norm = accelerator.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    return loss_sum
+    return loss_sum, torch.as_tensor(norm).to(loss_sum)
 
 
 if __name__ == "__main__":

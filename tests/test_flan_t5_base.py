@@ -210,15 +210,6 @@ def test_a_checkpoint_scores_as_the_run_that_saved_it(run):
     assert again["result"]["updates"] == 0
 
 
-def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_checkpoint(run, tmp_path, monkeypatch):
-    real = script.learning_rate
-    monkeypatch.setattr(script, "learning_rate", lambda args, now, total: float("nan") if now == 2 else real(args, now, total))
-    with pytest.raises(UserError, match="the loss is nan at update 3, learning rate"):
-        run(script, *FEW, "--max_updates", "5", "--save_every", "1")
-    record = json.loads((tmp_path / "run" / "last" / "checkpoint.json").read_text())
-    assert record["state"]["update"] <= 3
-
-
 def test_an_evaluation_batch_that_does_not_fit_is_halved(run, monkeypatch, capsys):
     real, sizes = script.write, []
 

@@ -16,6 +16,7 @@ import torch
 from conftest import records
 from datasets import Dataset
 from peft.tuners.trainable_tokens import TrainableTokensLayer
+from safetensors.torch import load_file
 
 from data.benchmark import sample, spider
 from data.benchmark.schema import Benchmark
@@ -328,6 +329,46 @@ def test_an_evaluation_that_fails_costs_no_update(run, script, monkeypatch, tmp_
     assert sorted(done["losses"]) == [0, 1, 2] and done["result"]["updates"] == 3
     state = json.loads((done["folder"] / "last" / "checkpoint.json").read_text())["state"]
     assert (state["evaluated"], state["best"]) == (3, done["result"]["execution_accuracy"])
+
+
+@TWO
+def test_a_gradient_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(run, script, monkeypatch, tmp_path):
+    """The loss before the step is still finite, and a checkpoint would follow it."""
+    options = [*FEW, "--eval_every", "0", "--save_every", "1"]
+    real, made = script.optimise, []
+
+    def optimise(accelerator, *given):
+        made.append(None)
+        if len(made) == 2:
+            backward = accelerator.backward
+            with monkeypatch.context() as patch:
+                patch.setattr(accelerator, "backward", lambda loss: backward(loss * float("nan")))
+                return real(accelerator, *given)
+        return real(accelerator, *given)
+
+    monkeypatch.setattr(script, "optimise", optimise)
+    with pytest.raises(UserError, match="the gradient's norm is nan at update 1, .*--resume from .*run/last"):
+        run(script, *options)
+    last = tmp_path / "run" / "last"
+    assert json.loads((last / "checkpoint.json").read_text())["state"]["update"] == 1
+    tensors = load_file(next(last.glob("*.safetensors")))
+    assert tensors and all(tensor.isfinite().all() for tensor in tensors.values())
+    monkeypatch.setattr(script, "optimise", real)
+    assert sorted(run(script, *options, "--resume")["losses"]) == [0, 1, 2]
+
+
+@TWO
+def test_weights_that_are_not_finite_are_said_at_the_first_update(run, script, monkeypatch):
+    real = script.load_model
+
+    def load_model(*given):
+        model = real(*given)
+        next(weight for weight in model.parameters() if weight.dim() == 1).data[0] = float("nan")  # a norm's
+        return model
+
+    monkeypatch.setattr(script, "load_model", load_model)
+    with pytest.raises(UserError, match="the loss is nan at the first update, .*: name other weights with --model"):
+        run(script, *FEW, "--eval_every", "0")
 
 
 LATE = """

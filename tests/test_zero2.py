@@ -142,6 +142,36 @@ def forget_moments(path: Path) -> None:
     torch.save(saved, path)
 
 
+SPOILED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path.cwd()))
+import T5_3B as script
+from data.common.errors import exit_on_user_error
+real, made = script.optimise, []
+def optimise(accelerator, *given):
+    made.append(None)
+    backward = accelerator.backward
+    accelerator.backward = lambda loss: backward(loss * float("nan" if len(made) == 2 else 1))
+    found = real(accelerator, *given)
+    accelerator.backward = backward
+    return found
+script.optimise = optimise
+exit_on_user_error(script.main)
+"""
+
+
+@pytest.mark.parametrize("float32_too", [False, True])
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path, float32, float32_too):
+    (tmp_path / "T5_3B.py").write_text(SPOILED)
+    more = float32 if float32_too else []
+    words, environment = command(2, tmp_path / "run", [*more, "--max_updates", "3", "--save_every", "1"])
+    words[words.index("T5_3B.py")] = str(tmp_path / "T5_3B.py")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
+    assert "the gradient's norm is inf at update 1" in done.stderr, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "last" / "checkpoint.json").read_text())["state"]["update"] == 1
+
+
 @pytest.mark.parametrize("text", ['{"fp16": {"enabled": true}}', "{"])
 def test_a_bad_configuration_ends_every_rank(tmp_path, text):
     (tmp_path / "ds.json").write_text(text)

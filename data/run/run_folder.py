@@ -225,13 +225,17 @@ class RunFolder:
             print(f"{counts['trainable_parameters']:,} of {counts['parameters']:,} parameters train{share} | "
                   f"{len(self.gpus)} x {self.gpus[0]}{peak}", flush=True)  # fmt: skip
 
-    def check_loss(self, loss: float, update: int, rate: float, keeping: bool) -> None:
-        """Raise UserError for a loss that is not finite; `keeping`: the run keeps checkpoints."""
-        if not math.isfinite(loss):
-            again = f"--resume from the last good checkpoint, {self.path}/last," if keeping else "start again"
-            raise UserError(
-                f"the loss is {loss} at update {update}, learning rate {rate:.1e}: {again} with a lower --learning_rate"
-            )
+    def check_finite(self, loss: float, norm: float, update: int, rate: float) -> None:
+        """Raise UserError for an update whose loss or gradient's `norm` is not finite, before its weights can be saved."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        wrong = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        if not update:
+            raise UserError(f"{wrong} at the first update, before anything was learned: name other weights with --model, as "
+                            "these are broken, or too large for their type of number")  # fmt: skip
+        good = (self.path / "last").exists()
+        again = f"--resume from the last good checkpoint, {self.path}/last," if good else "start again"
+        raise UserError(f"{wrong} at update {update}, learning rate {rate:.1e}: {again} with a lower --learning_rate")
 
     def log_update(
         self, state: dict, total: int, examples: int, parts: tuple[int, int], costs: tuple[int, int], **record: float
