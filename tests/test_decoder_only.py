@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from conftest import records
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM
 
@@ -362,6 +362,58 @@ def test_weights_that_are_missing_or_not_whole_are_named_in_one_line(script, run
     with pytest.raises(UserError, match="the weights of .*hub cannot be read or downloaded: get them again, whole") as caught:
         trained(script, run, directory, "run")
     assert "\n" not in str(caught.value)
+
+
+def changed(directory: Path, weights=lambda name: True, **config: object) -> None:
+    """Keep only some of a stored model's weights, and change its configuration."""
+    kept = {name: weight for name, weight in load_file(directory / "model.safetensors").items() if weights(name)}
+    save_file(kept, directory / "model.safetensors", metadata=dict(format="pt"))
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+
+@pytest.mark.parametrize("base", [[], ["--base_16bit"]], ids=["packed", "whole"])
+@pytest.mark.parametrize(
+    ("weights", "config", "said"),
+    [
+        (
+            lambda name: not name.endswith(("lm_head.weight", "embed_out.weight")),
+            {},
+            r"they lack \w+\.weight: get",
+        ),
+        (lambda name: ".layers.3." not in name, {}, r"they lack .*layers\.3\..* and \d+ more: get"),
+        (lambda name: True, dict(num_hidden_layers=3), r"they also have .*layers\.3\..* and \d+ more: get"),
+        (lambda name: True, dict(intermediate_size=128), r"they have another size of .*\.mlp\..* and \d+ more: get"),
+        (lambda name: True, dict(vocab_size=2056), r"they have another size of .* and 1 more: get"),
+    ],
+    ids=["no output layer", "fewer layers", "more layers", "other sizes", "other vocabulary"],
+)
+def test_weights_that_do_not_match_their_configuration_are_named(script, run, directory, base, weights, config, said):
+    changed(directory, weights, **config)
+    with pytest.raises(UserError, match=f"the weights of .*hub do not match its config.json: {said}") as caught:
+        trained(script, run, directory, "run", *base)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("base", [[], ["--base_16bit"]], ids=["packed", "whole"])
+def test_an_output_layer_that_is_the_embeddings_is_not_missed(script, run, directory, base):
+    changed(directory, lambda name: not name.endswith(("lm_head.weight", "embed_out.weight")), tie_word_embeddings=True)
+    assert trained(script, run, directory, "run", *base)["result"]["updates"] == 2
+
+
+def test_a_directory_without_a_tokenizer_says_so(script, run, directory):
+    """transformers makes an empty one of some kinds, which reads every word alike."""
+    for path in directory.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UserError, match="the directory .*hub has no tokenizer: .*tokenizer.json"):
+        trained(script, run, directory, "run")
+
+
+def test_an_adapter_without_the_record_of_its_run_says_so(script, run, directory):
+    done = trained(script, run, directory, "run")
+    (done["folder"] / "best" / "checkpoint.json").unlink()
+    with pytest.raises(UserError, match="best is an adapter without checkpoint.json"):
+        trained(script, run, done["folder"] / "best", "other")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])

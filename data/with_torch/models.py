@@ -1,5 +1,6 @@
 """Models of a hub, of a directory or of random numbers, and what they hold."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from json import JSONDecodeError
@@ -14,6 +15,7 @@ from data.common.errors import NO_SPACE, NOT_ALLOWED, UserError, causes
 from data.run.checkpoints import checkpoint_of
 
 MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")  # files, one of which a tokenizer has
 
 
 def from_hub(auto: type, source: str | Path):
@@ -28,16 +30,42 @@ def from_hub(auto: type, source: str | Path):
 def weights_from(auto: type, source: str | Path, config: PretrainedConfig, **how: object) -> torch.nn.Module:
     """A model with the weights of a directory or the hub, as `auto.from_pretrained` makes it.
 
-    Raises UserError where they are missing, cut off, or not to be downloaded; a GPU's memory that is full stays a RuntimeError.
+    Raises UserError where they are missing, cut off, not to be downloaded, or others than the configuration's; a GPU's memory
+    that is full stays a RuntimeError.
     """
     try:
-        return auto.from_pretrained(source, config=config, **how)
+        how |= dict(config=config, output_loading_info=True, ignore_mismatched_sizes=True)
+        model, found = auto.from_pretrained(source, **how)
     except (OSError, SafetensorError, UnpicklingError, EOFError, JSONDecodeError) as error:
         for cause in causes(error):
             if getattr(cause, "errno", None) in (*NO_SPACE, *NOT_ALLOWED):
                 raise cause from None
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the weights of {source} cannot be read or downloaded: get them again, whole ({reason})") from None
+    check_weights(model, source, auto, config, found)
+    return model
+
+
+def check_weights(model: torch.nn.Module, source: str | Path, auto: type, config: PretrainedConfig, found: Mapping) -> None:
+    """Raise UserError where a loaded model's weights are not those of its configuration, `found` as transformers reports it.
+
+    It draws random ones for what is missing, leaves out what is too much, and does not compare the sizes of what it packs.
+    """
+    with torch.device("meta"):
+        expected = dict(auto.from_config(config).named_parameters(remove_duplicate=False))
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    sizes = {name: getattr(getattr(weight, "quant_state", None), "shape", weight.shape) for name, weight in weights.items()}
+    resized = {name for name, *_ in found["mismatched_keys"]}
+    resized |= {name for name, size in sizes.items() if name in expected and size != expected[name].shape}
+    # some models' files also hold what is no weight; names that differ in a number are those of other layers
+    kinds = {re.sub(r"\d+", "#", name) for name in expected if re.search(r"\d", name)}
+    more = [name for name in found["unexpected_keys"] if re.sub(r"\d+", "#", name) in kinds]
+    faults = {"lack": found["missing_keys"], "have another size of": resized, "also have": more}
+    for fault, names in faults.items():
+        if names:
+            some = min(names) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+            raise UserError(f"the weights of {source} do not match its config.json: they {fault} {some}: get both again, from "
+                            "one place")  # fmt: skip
 
 
 def config_of(
@@ -52,6 +80,9 @@ def config_of(
     remedy = "use a machine with a GPU, name a small model's directory with --model DIR, or use --tiny"
     if gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16: use an Ampere GPU or a later one")
+    if (Path(base["model"]) / "adapter_config.json").is_file():
+        whole = "name a run or checkpoint as it was saved, or a model into which --merge put its adapter"
+        raise UserError(f"{base['model']} is an adapter without checkpoint.json, the record of its run: {whole}")
     if base["tiny"] or base["random_weights"]:
         config = kind(**sizes)
     elif gpu or Path(base["model"]).is_dir():
@@ -99,8 +130,11 @@ def tokenizer_of(options: Mapping, small: Callable[[], PreTrainedTokenizerFast])
     It sets no limit of its own. Raises UserError.
     """
     checkpoint = checkpoint_of(options["model"])
+    made, source = options["tiny"] and not checkpoint, Path(checkpoint or options["model"])
     try:
-        made = options["tiny"] and not checkpoint
+        if not made and source.is_dir() and not any((source / name).exists() for name in VOCABULARIES):
+            # some kinds would be made all the same, without a vocabulary
+            raise UserError(f"the directory {source} has no tokenizer: put its {VOCABULARIES[0]} there, or its vocabulary")
         tokenizer = small() if made else from_hub(AutoTokenizer, checkpoint or options["model"])
     except UserError:
         if not options["random_weights"]:
