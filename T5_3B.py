@@ -415,8 +415,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
-    folder.start(asdict(args), benchmark.summary(), gpus, args.resume)
-    accelerator.init_trackers(SCRIPT, asdict(args))
+    folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
     with accelerator.main_process_first():
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=True)
     folder.health(0, *data.health("]", collate))
@@ -443,7 +442,8 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     wrapped, optimizer = accelerator.prepare(model.train(), optimizer(trainable, lr=args.learning_rate))
     set_seed(args.seed, device_specific=True)  # dropout differs
 
-    state = folder.rewind(load(accelerator, wrapped, folder.path / "last"), data.updates) if args.resume else dict(START)
+    state = folder.start(load(accelerator, wrapped, folder.path / "last") if args.resume else dict(START), data.updates)
+    accelerator.init_trackers(SCRIPT, asdict(args))
     start, total, stopping, stop = state["update"], data.updates, False, Stop().listen()
     keeping = args.save_every >= 0 and not args.eval_only
     plan = data.passes(ranks, room, start)

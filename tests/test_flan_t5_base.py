@@ -10,7 +10,7 @@ from pathlib import Path
 import bitsandbytes as bnb
 import pytest
 import torch
-from conftest import records
+from conftest import files, records
 from transformers import T5Config, T5ForConditionalGeneration
 
 import flan_t5_base as script
@@ -299,6 +299,15 @@ def test_the_real_size_without_a_gpu_is_refused(run):
 def test_options_that_cannot_be_are_refused(run, options, message):
     with pytest.raises(UserError, match=message):
         run(script, *options)
+
+
+@pytest.mark.parametrize("options", [["--lora_targets", "q,nothing"], ["--batch_tokens", "64"]])
+def test_a_mistake_leaves_an_earlier_run_where_it_is(run, tmp_path, options):
+    run(script, *FEW, "--max_updates", "1")
+    before = files(tmp_path)
+    with pytest.raises(UserError):
+        run(script, *options)
+    assert files(tmp_path) == before
 
 
 def test_a_directory_of_another_architecture_is_refused(run, tmp_path):

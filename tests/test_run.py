@@ -47,8 +47,14 @@ def no_page(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
-    made = RunFolder(tmp_path / "runs" / "some", "some_script")
-    made.start(OPTIONS, DATA, ["GPU"], resume=False)
+    return started(tmp_path / "runs" / "some")
+
+
+def started(path: Path, options: dict = OPTIONS, gpus: tuple = ("GPU",), **how) -> RunFolder:
+    """A run that has begun in its folder."""
+    made = RunFolder(path, "some_script", **how)
+    made.prepare(options, DATA, gpus, resume=False)
+    made.start(dict(STATE), 5)
     return made
 
 
@@ -86,7 +92,7 @@ def test_what_a_run_was_given_is_written_down(folder):
     assert set(record) == {"script", "args", "argv", "started", "resumed", "git", "python", "packages", "gpus", "data"}
     assert (record["script"], record["args"], record["gpus"], record["data"]) == ("some_script", OPTIONS, ["GPU"], DATA)
     assert set(record["git"]) == {"commit", "dirty"} and record["packages"]["torch"]
-    assert files(folder.path).keys() == {"args.json"}
+    assert files(folder.path).keys() == {"args.json", "log.jsonl"}
 
 
 def test_an_earlier_run_moves_aside_whole(folder):
@@ -95,30 +101,53 @@ def test_an_earlier_run_moves_aside_whole(folder):
     (folder.path / "best" / "weights").write_text("1")
     for number in (1, 2, 3):
         before = files(folder.path)
-        folder.start(OPTIONS, DATA, ["GPU"], resume=False)
+        folder = started(folder.path)
         assert files(folder.path.with_name(f"some.{number}")) == before
-        assert files(folder.path).keys() == {"args.json"}
+        assert files(folder.path).keys() == {"args.json", "log.jsonl"}
         folder.log({"number": number})
+
+
+def test_an_earlier_run_stays_until_the_new_one_starts(folder, capsys):
+    """Between the two a model is built, which may fail."""
+    (folder.path / "best").mkdir()
+    (folder.path / "best" / "weights").write_text("1")
+    before = files(folder.path.parent)
+    again = RunFolder(folder.path, "some_script")
+    again.prepare(OPTIONS | dict(seed=1), DATA, ["GPU"], resume=False)
+    again.health(0, "looked at", ["something is off"])
+    assert files(folder.path.parent) == before
+    again.start(dict(STATE), 5)
+    assert json.loads((folder.path / "args.json").read_text())["args"]["seed"] == 1
+    assert [json.loads(line)["event"] for line in lines(folder.path / "log.jsonl")] == ["health"]
+    moved = {name.replace("some/", "some.1/"): text for name, text in before.items()}
+    assert moved.items() <= files(folder.path.parent).items()
+
+
+def test_an_earlier_run_that_moved_aside_can_go_on_beside_the_new_one(folder):
+    with_checkpoint(folder)
+    started(folder.path)
+    check = f"RunFolder({f'{folder.path}.1'!r}, 'some_script').check({OPTIONS}, {DATA}, True)"
+    subprocess.run([sys.executable, "-c", f"from data.run.run_folder import RunFolder; {check}"], cwd=ROOT, check=True)
 
 
 def test_a_folder_that_holds_other_things_is_left_alone(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years")
     with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'home'} holds other files than a run's: name another")):
-        RunFolder(tmp_path / "home", "some_script").start(OPTIONS, DATA, [], resume=False)
+        RunFolder(tmp_path / "home", "some_script").prepare(OPTIONS, DATA, [], resume=False)
     assert files(tmp_path) == {"home/thesis.txt": "years"}
 
 
 def test_an_empty_folder_is_used(tmp_path):
-    RunFolder(tmp_path, "some_script").start(OPTIONS, DATA, [], resume=False)
-    assert files(tmp_path).keys() == {"args.json"}
+    started(tmp_path)
+    assert files(tmp_path).keys() == {"args.json", "log.jsonl"}
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])
 def test_a_folder_that_cannot_be_made(tmp_path, path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be made .*: name another folder with --out"):
-        RunFolder(tmp_path / path, "some_script").start(OPTIONS, DATA, [], resume=False)
+        RunFolder(tmp_path / path, "some_script").prepare(OPTIONS, DATA, [], resume=False)
 
 
 def test_a_run_at_work_has_its_folder_to_itself(tmp_path):
@@ -126,7 +155,7 @@ def test_a_run_at_work_has_its_folder_to_itself(tmp_path):
     code = f"""
 import sys
 from data.run.run_folder import RunFolder
-RunFolder({str(path)!r}, "script").start({OPTIONS}, {DATA}, ["GPU"], False)
+RunFolder({str(path)!r}, "script").prepare({OPTIONS}, {DATA}, ["GPU"], False)
 print("at work", flush=True)
 sys.stdin.read()
 """
@@ -146,9 +175,9 @@ def test_an_earlier_run_behind_a_link_moves_aside_on_its_own_disk(tmp_path):
     (tmp_path / "disk" / "run").mkdir(parents=True)
     (tmp_path / "disk" / "run" / "args.json").write_text("{}")
     (tmp_path / "run").symlink_to(tmp_path / "disk" / "run")
-    RunFolder(tmp_path / "run", "script").start(OPTIONS, DATA, ["GPU"], False)
+    started(tmp_path / "run")
     assert (tmp_path / "run").is_symlink() and (tmp_path / "disk" / "run.1" / "args.json").read_text() == "{}"
-    assert json.loads((tmp_path / "disk" / "run" / "args.json").read_text())["script"] == "script"
+    assert json.loads((tmp_path / "disk" / "run" / "args.json").read_text())["script"] == "some_script"
 
 
 def test_an_earlier_run_that_cannot_be_moved_is_named(tmp_path, monkeypatch):
@@ -157,7 +186,7 @@ def test_an_earlier_run_that_cannot_be_moved_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match="cannot be moved aside .the working directory is in it.: name another folder with --out"
     ):
-        RunFolder(".", "script").start(OPTIONS, DATA, ["GPU"], False)
+        RunFolder(".", "script").prepare(OPTIONS, DATA, ["GPU"], False)
 
 
 def test_a_resumed_run_keeps_its_folder_and_the_log_up_to_its_checkpoint(folder):
@@ -167,8 +196,8 @@ def test_a_resumed_run_keeps_its_folder_and_the_log_up_to_its_checkpoint(folder)
         file.write('{"event": "upda')  # cut off
     (folder.path / "last.tmp").mkdir()
     again = RunFolder(folder.path, "some_script")
-    again.start(OPTIONS, DATA, ["GPU"], resume=True)
-    again.rewind(STATE | dict(update=2, evaluated=0), 5)
+    again.prepare(OPTIONS, DATA, ["GPU"], resume=True)
+    again.start(STATE | dict(update=2, evaluated=0), 5)
     again.log({"event": "update", "update": 2})
     log = [json.loads(line) for line in lines(folder.path / "log.jsonl")]
     assert [(entry["event"][0], entry["update"]) for entry in log] == [("u", 0), ("u", 1), ("e", 0), ("u", 2)]
@@ -192,38 +221,40 @@ def test_options_that_would_silently_change_a_run_are_refused(folder, options, d
     before = files(with_checkpoint(folder).path)
     again = RunFolder(folder.path, "some_script")
     with pytest.raises(UserError, match=re.escape(message)):
-        again.start(options, data, gpus, resume=True)
+        again.prepare(options, data, gpus, resume=True)
     assert files(folder.path) == before
-    again.start(options | dict(force=True), data, gpus, resume=True)
+    again.prepare(options | dict(force=True), data, gpus, resume=True)
 
 
 def test_a_run_from_before_an_option_goes_on_without_it(folder, capsys):
     with_checkpoint(folder)
     again = RunFolder(folder.path, "some_script")
-    again.start(OPTIONS | dict(share_schema=False, overfit=0), DATA, ["GPU"], resume=True)
-    again.rewind(STATE, 5)
+    again.prepare(OPTIONS | dict(share_schema=False, overfit=0), DATA, ["GPU"], resume=True)
+    again.start(STATE, 5)
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="another run .share_schema False -> True"):
-        RunFolder(folder.path, "some_script").start(OPTIONS | dict(x=0, share_schema=True), DATA, ["GPU"], resume=True)
+        RunFolder(folder.path, "some_script").prepare(OPTIONS | dict(x=0, share_schema=True), DATA, ["GPU"], resume=True)
 
 
 def test_warnings_stay_in_the_log_of_a_resumed_run(folder, capsys):
     folder.health(0, "looked at", ["something is off"])
     assert capsys.readouterr().out == "looked at\nWARNING: something is off\n"
-    folder.rewind(STATE, 5)
+    again = RunFolder(with_checkpoint(folder, update=0, evaluated=-1).path, "some_script")
+    again.prepare(OPTIONS, DATA, ["GPU"], resume=True)
+    again.start(STATE, 5)
     assert [json.loads(line)["warnings"] for line in lines(folder.path / "log.jsonl")] == [["something is off"]]
 
 
 def test_options_that_differ_are_shown(folder, capsys):
     with_checkpoint(folder)
-    RunFolder(folder.path, "some_script").start(OPTIONS | dict(epochs=9, resume=True), DATA, ["GPU"], resume=True)
+    RunFolder(folder.path, "some_script").prepare(OPTIONS | dict(epochs=9, resume=True), DATA, ["GPU"], resume=True)
     assert capsys.readouterr().out == "--epochs was None before, and is 9 from here on\n"
 
 
 def test_as_many_examples_an_update_in_other_passes_on_other_gpus_are_the_same_run(folder, capsys):
     with_checkpoint(folder)
     other = OPTIONS | dict(batch_size=0, batch_tokens=4096)
-    RunFolder(folder.path, "some_script").start(other, DATA, ["GPU", "GPU"], resume=True)
+    RunFolder(folder.path, "some_script").prepare(other, DATA, ["GPU", "GPU"], resume=True)
     said = [f"--{name} was {old} before, and is {new} from here on\n" for name, old, new in
             (("batch_size", 4, 0), ("batch_tokens", None, 4096))]  # fmt: skip
     assert capsys.readouterr().out == "".join(said)
@@ -232,17 +263,15 @@ def test_as_many_examples_an_update_in_other_passes_on_other_gpus_are_the_same_r
 @pytest.fixture
 def earlier(tmp_path) -> RunFolder:
     """A run on three GPUs from before --update_examples, with a checkpoint."""
-    made = RunFolder(tmp_path / "runs" / "earlier", "some_script")
-    made.start(EARLIER, DATA, ["GPU"] * 3, resume=False)
-    return with_checkpoint(made)
+    return with_checkpoint(started(tmp_path / "runs" / "earlier", EARLIER, ("GPU",) * 3))
 
 
 @pytest.mark.parametrize("gpus", [1, 3])
 def test_a_run_of_earlier_options_goes_on_with_as_many_examples_an_update(earlier, capsys, gpus):
     now = OPTIONS | dict(update_examples=24, batch_size=0, batch_tokens=0, compile="auto", share_schema=False, vary_schema=0.0)
     again = RunFolder(earlier.path, "some_script")
-    again.start(now, DATA, ["GPU"] * gpus, resume=True)
-    again.rewind(STATE, 5)
+    again.prepare(now, DATA, ["GPU"] * gpus, resume=True)
+    again.start(STATE, 5)
     said = capsys.readouterr().out
     assert re.findall(r"^--(\w+) was", said, re.MULTILINE) == ["batch_size", "compile"]
     record = json.loads((earlier.path / "args.json").read_text())
@@ -255,10 +284,10 @@ def test_a_run_of_earlier_options_does_not_go_on_with_another_number(earlier):
     with pytest.raises(
         UserError, match=re.escape("another run (update_examples 24 -> 8): give what it was started with")
     ) as one:
-        again.start(OPTIONS, DATA, ["GPU"] * 3, resume=True)
+        again.prepare(OPTIONS, DATA, ["GPU"] * 3, resume=True)
     assert "\n" not in str(one.value) and files(earlier.path) == before
     with pytest.raises(UserError, match=re.escape("(share_schema None -> True)")):
-        again.start(OPTIONS | dict(update_examples=24, share_schema=True), DATA, ["GPU"] * 3, resume=True)
+        again.prepare(OPTIONS | dict(update_examples=24, share_schema=True), DATA, ["GPU"] * 3, resume=True)
     assert files(earlier.path) == before
 
 
@@ -267,18 +296,18 @@ def test_a_run_of_earlier_options_that_lack_its_batch_is_of_an_older_layout(earl
     del record["args"]["batch_size"]
     (earlier.path / "args.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="args.json is of an older layout"):
-        RunFolder(earlier.path, "some_script").start(OPTIONS, DATA, ["GPU"] * 3, resume=True)
+        RunFolder(earlier.path, "some_script").prepare(OPTIONS, DATA, ["GPU"] * 3, resume=True)
 
 
 def test_what_is_not_whole_is_not_resumed(folder):
     with pytest.raises(UserError, match="last/checkpoint.json is missing: there is nothing whole to resume"):
-        RunFolder(folder.path, "some_script").start(OPTIONS, DATA, ["GPU"], resume=True)
+        RunFolder(folder.path, "some_script").prepare(OPTIONS, DATA, ["GPU"], resume=True)
     before = files(with_checkpoint(folder).path)
     changes = [(lambda file: file.write_text("1"), "last/weights has 1 bytes where 5"), (Path.unlink, "weights is missing")]
     for change, message in changes:
         change(folder.path / "last" / "weights")
         with pytest.raises(UserError, match=message):
-            RunFolder(folder.path, "some_script").start(OPTIONS, DATA, ["GPU"], resume=True)
+            RunFolder(folder.path, "some_script").prepare(OPTIONS, DATA, ["GPU"], resume=True)
         assert files(folder.path)["args.json"] == before["args.json"]
 
 
@@ -286,19 +315,19 @@ def test_a_run_of_an_older_layout_is_not_resumed(folder):
     with_checkpoint(folder)
     (folder.path / "args.json").write_text(json.dumps(dict(script="some_script")))
     with pytest.raises(UserError, match="args.json is of an older layout"):
-        RunFolder(folder.path, "some_script").start(OPTIONS, DATA, ["GPU"], resume=True)
+        RunFolder(folder.path, "some_script").prepare(OPTIONS, DATA, ["GPU"], resume=True)
 
 
 def test_the_run_of_another_script_is_not_resumed(folder):
     before = files(folder.path)
     with pytest.raises(UserError, match="is a run of some_script, not of other_script: name another --out"):
-        RunFolder(folder.path, "other_script").start(OPTIONS, DATA, [], resume=True)
+        RunFolder(folder.path, "other_script").prepare(OPTIONS, DATA, [], resume=True)
     assert files(folder.path) == before
 
 
 def test_what_is_no_run_is_not_resumed(tmp_path):
     with pytest.raises(UserError, match="args.json is missing: .*start without --resume"):
-        RunFolder(tmp_path / "none", "some_script").start(OPTIONS, DATA, [], resume=True)
+        RunFolder(tmp_path / "none", "some_script").prepare(OPTIONS, DATA, [], resume=True)
     assert not (tmp_path / "none").exists()
 
 
@@ -306,14 +335,14 @@ def test_a_run_that_has_made_more_updates_than_it_shall_is_not_resumed(folder):
     """And its folder stays as it was, or the next attempt would take over the options of the one that was refused."""
     before = files(with_checkpoint(folder, update=4).path)
     again = RunFolder(folder.path, "some_script")
-    again.start(OPTIONS | dict(learning_rate=0.5), DATA, ["GPU"], resume=True)
+    again.prepare(OPTIONS | dict(learning_rate=0.5), DATA, ["GPU"], resume=True)
     again.health(0, "looked at", ["something is off"])
     with pytest.raises(
         UserError, match="the run has made 4 updates, and the options ask for 2: raise --epochs or --max_updates"
     ):
-        again.rewind(STATE | dict(update=4), 2)
+        again.start(STATE | dict(update=4), 2)
     assert files(folder.path) == before
-    again.rewind(STATE | dict(update=4), 5)
+    again.start(STATE | dict(update=4), 5)
     assert json.loads((folder.path / "args.json").read_text())["args"]["learning_rate"] == 0.5
     assert [json.loads(line)["event"] for line in lines(folder.path / "log.jsonl")][-1] == "health"
 
@@ -321,9 +350,9 @@ def test_a_run_that_has_made_more_updates_than_it_shall_is_not_resumed(folder):
 def test_other_ranks_write_nothing(tmp_path, capsys):
     other = RunFolder(tmp_path / "run", "some_script", main=False)
     for resume in (False, True):
-        other.start(OPTIONS, DATA, ["GPU"], resume)
+        other.prepare(OPTIONS, DATA, ["GPU"], resume)
     other.log({"event": "update"})
-    assert other.rewind(STATE, 5) == STATE
+    assert other.start(STATE, 5) == STATE
     state = other.log_update(STATE, 1, 8, (90, 10), (4, 5), **record())
     assert other.log_evaluation(dict(STATE), 1, ROWS, FIGURES)
     other.predictions(ROWS)
@@ -359,8 +388,7 @@ def test_every_tenth_update_and_the_last_are_printed(folder, capsys):
 
 
 def test_utilisation_is_printed_where_the_peak_of_the_gpus_is_known(tmp_path, capsys):
-    folder = RunFolder(tmp_path / "run", "some_script")
-    folder.start(OPTIONS, DATA, ["NVIDIA H100 80GB HBM3"] * 2, resume=False)
+    folder = started(tmp_path / "run", gpus=("NVIDIA H100 80GB HBM3",) * 2)
     folder.log_update(STATE, 1, 8, (90, 10), (10**13, 8.94e12), **record(seconds=2.0))
     assert "| utilisation 25% |" in capsys.readouterr().out
 
@@ -368,7 +396,8 @@ def test_utilisation_is_printed_where_the_peak_of_the_gpus_is_known(tmp_path, ca
 def test_a_tracker_gets_the_numbers(tmp_path):
     seen = []
     folder = RunFolder(tmp_path / "run", "some_script", track=lambda values, step: seen.append((step, values)))
-    folder.start(OPTIONS, DATA, ["GPU"], resume=False)
+    folder.prepare(OPTIONS, DATA, ["GPU"], resume=False)
+    folder.start(dict(STATE), 5)
     folder.log(dict(event="update", update=3, loss=0.5, by_hardness={}))
     assert seen == [(3, {"update/loss": 0.5})]
 
@@ -446,7 +475,8 @@ def test_sql_on_one_line_still_means_the_same(folder):
 
 def test_the_result_has_exactly_its_keys(folder):
     assert set(finish(folder)) == {key.strip() for key in RESULT.split(",")}
-    assert files(folder.path).keys() == {"args.json", "predictions.jsonl", "predicted.sql", "gold.sql", "result.json"}
+    written = {"args.json", "log.jsonl", "predictions.jsonl", "predicted.sql", "gold.sql", "result.json"}
+    assert files(folder.path).keys() == written
 
 
 def test_a_page_that_fails_costs_no_result(folder, monkeypatch, capsys):
@@ -466,15 +496,13 @@ def test_the_figures_of_a_result(folder):
 
 
 def test_a_result_without_a_limit_of_examples_a_pass_has_those_of_an_update(tmp_path, capsys):
-    folder = RunFolder(tmp_path / "run", "some_script")
-    folder.start(OPTIONS | dict(batch_size=0), DATA, ["GPU"], resume=False)
+    folder = started(tmp_path / "run", OPTIONS | dict(batch_size=0))
     assert finish(folder)["train_batch_size"] == 8 and "| 8 / 16 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flag", "model"), [("tiny", "some/model (tiny)"), ("random_weights", "some/model (random weights)")])
 def test_a_result_says_that_a_model_is_not_the_real_one(tmp_path, flag, model):
-    folder = RunFolder(tmp_path / "run", "some_script")
-    folder.start(OPTIONS | {flag: True}, DATA, ["GPU"], resume=False)
+    folder = started(tmp_path / "run", OPTIONS | {flag: True})
     assert finish(folder)["model"] == model
 
 

@@ -10,7 +10,6 @@ curves.png         loss, learning rate, accuracy and throughput over the updates
 report.html        every prediction beside its gold (`data.report.page`)
 """
 
-import errno
 import fcntl
 import importlib.metadata
 import importlib.util
@@ -56,40 +55,26 @@ class RunFolder:
         self.main = main
         self.track = track  # track({name: number}, step=update): an experiment tracker
         self.gpus: list[str] = []
-        self.waiting: list[str] | None = None  # of a run that resumes: `args.json`, then lines of the log, until `rewind`
+        self.resume = False
+        self.waiting: list[str] | None = None  # between `prepare` and `start`: `args.json`, then lines of the log
 
     def check(self, options: dict, data: dict, resume: bool) -> None:
-        """Raise UserError where `start` would, but before a run's other processes start, which would wait for the first."""
+        """Raise UserError where `prepare` would, but before a run's other processes start, which would wait for the first."""
         if int(os.environ.get("RANK", 0)) == 0:
             self._earlier(options, data, resume)
 
-    def start(self, options: dict, data: dict, gpus: Sequence[str], resume: bool) -> None:
-        """Make the folder and write `args.json`; an earlier run in its place is renamed, with a number.
+    def prepare(self, options: dict, data: dict, gpus: Sequence[str], resume: bool) -> None:
+        """Make the folder where there is none, and lock it; what it holds stays until `start`, as a model may fail to load.
 
         With `resume`, the folder has to hold a run of the same script with an intact checkpoint, which is continued: changed
-        options are printed, and those that would make it another run are refused unless the option `force` is set. Its files
-        stay as they are until `rewind`, as loading its checkpoint may fail, too. Raises UserError otherwise, and for a folder
-        that holds something else than a run.
+        options are printed, and those that would make it another run are refused unless the option `force` is set. Raises
+        UserError otherwise, for a folder that holds something else than a run, and for an earlier run that cannot be moved.
         """
-        self.gpus = list(gpus)
+        self.gpus, self.resume = list(gpus), resume
         if not self.main:
             return
         started = self._earlier(options, data, resume, say=True)
-        if not resume and self.path.is_dir() and any(self.path.iterdir()):
-            place = self.path.resolve()  # a link to another disk stays
-            try:
-                if Path.cwd().is_relative_to(place):
-                    raise OSError(errno.EBUSY, "the working directory is in it")
-                aside = move_aside(place)
-            except OSError as error:
-                moved = f"the earlier run in {self.path} cannot be moved aside ({error.strerror})"
-                raise UserError(f"{moved}: name another folder with --out") from None
-            print(f"the earlier run in {self.path} now stands in {aside}")
-        try:
-            self.path.resolve().mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be made ({error.strerror}): name another folder with --out") from None
-        self._locked(keep=True)
+        self._make()
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         record = {
             "script": self.script,
@@ -103,11 +88,28 @@ class RunFolder:
             "gpus": list(gpus),
             "data": data,
         }
-        text = json.dumps(record, indent=2) + "\n"
-        if resume:
-            self.waiting = [text]
-        else:
-            write_atomically(self.path / "args.json", text)
+        self.waiting = [json.dumps(record, indent=2) + "\n"]
+
+    def _make(self) -> None:
+        """Make the folder where there is none, and lock it until this process ends. Raises UserError."""
+        try:
+            self.path.resolve().mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made ({error.strerror}): name another folder with --out") from None
+        self._locked(keep=True)
+
+    def _move_aside(self) -> None:
+        """Rename the earlier run in the folder, with a number, and make the folder anew. Raises UserError."""
+        place = self.path.resolve()  # a link to another disk stays
+        found = place.stat()
+        try:
+            aside = move_aside(place)
+        except OSError as error:
+            moved = f"the earlier run in {self.path} cannot be moved aside ({error.strerror})"
+            raise UserError(f"{moved}: name another folder with --out") from None
+        os.close(LOCKED.pop((found.st_dev, found.st_ino)))
+        print(f"the earlier run in {self.path} now stands in {aside}")
+        self._make()
 
     def _locked(self, keep: bool) -> None:
         """Lock the folder against other processes, and `keep` it until this one ends. Raises UserError where it is locked."""
@@ -138,6 +140,9 @@ class RunFolder:
             other = self.path.is_dir() and any(self.path.iterdir())
             if other and not any((self.path / name).exists() for name in ("args.json", "args.json.tmp")):
                 raise UserError(f"{self.path} holds other files than a run's: name another folder with --out")
+            if other and Path.cwd().is_relative_to(self.path.resolve()):
+                moved = f"the earlier run in {self.path} cannot be moved aside (the working directory is in it)"
+                raise UserError(f"{moved}: name another folder with --out")
             model = options["model"]
             if model and Path(model).exists() and Path(model).resolve().is_relative_to(self.path.resolve()):
                 raise UserError(f"--model {model} is in the folder that this run would take: name another with --out")
@@ -166,17 +171,20 @@ class RunFolder:
             raise UserError(f"{self.path} would go on as another run ({listed}): give what it was started with, or --force")
         return started
 
-    def rewind(self, state: dict, total: int) -> dict:
-        """Go on in the folder from a checkpoint's `state`, and return it: remove from `log.jsonl` what came after it.
+    def start(self, state: dict, total: int) -> dict:
+        """Begin in the folder, or go on from a checkpoint's `state`; return `state`.
 
-        Also removes incomplete lines, and the leftovers of an interrupted save; writes what `start` and `log` have kept back.
-        Raises UserError where the run has made more updates than `total`, those it shall have.
+        An earlier run in its place is renamed, with a number. Of a run that goes on this removes from `log.jsonl` what came
+        after the checkpoint, incomplete lines, and the leftovers of an interrupted save. Writes what `prepare` and `log` kept
+        back. Raises UserError where the run has made more updates than `total`, those it shall have.
         """
         if state["update"] > total:
             made = f"the run has made {state['update']:,} updates, and the options ask for {total:,}"
             raise UserError(f"{made}: raise --epochs or --max_updates")
         if not self.main:
             return state
+        if not self.resume and any(self.path.iterdir()):
+            self._move_aside()
         for name in ("last.tmp", "last.old", "best.tmp"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         path, kept = self.path / "log.jsonl", []
@@ -187,11 +195,10 @@ class RunFolder:
                 kept += [line + "\n"] if record["update"] <= last or record["event"] == "health" else []
             except (ValueError, KeyError, TypeError):  # the run was interrupted while it wrote this line
                 continue
-        arguments, *health = self.waiting or [""]
+        arguments, *health = self.waiting
         self.waiting = None
+        write_atomically(self.path / "args.json", arguments)
         write_atomically(path, "".join([*kept, *health]))
-        if arguments:
-            write_atomically(self.path / "args.json", arguments)
         return state
 
     def log(self, record: dict) -> None:
