@@ -641,6 +641,17 @@ def test_a_place_that_may_not_be_written_is_one_line(capsys, number):
     assert caught.value.code == 2 and capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EIO])
+def test_a_place_that_cannot_be_is_one_line(capsys, number):
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "cache/text-to-sql")
+
+    with pytest.raises(SystemExit) as caught:
+        exit_on_user_error(fail)
+    said = f"error: cache/text-to-sql cannot be read or written ({os.strerror(number)}): name another place\n"
+    assert caught.value.code == 2 and capsys.readouterr().err == said
+
+
 def test_ctrl_c_is_one_line(capsys):
     def fail() -> None:
         raise KeyboardInterrupt
@@ -651,6 +662,8 @@ def test_ctrl_c_is_one_line(capsys):
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(FileNotFoundError):
+        exit_on_user_error(lambda: open("nowhere"))
     with pytest.raises(OSError, match="Bad file descriptor"):
         exit_on_user_error(lambda: os.close(10_000))
     with pytest.raises(ZeroDivisionError):

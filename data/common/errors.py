@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# of a place that a user names; not ENOENT, as a file of the program's own that is missing is a fault of the program
+NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EIO, errno.ESTALE)
 
 
 class UserError(Exception):
@@ -27,7 +29,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def exit_on_user_error(main: Callable[[], T]) -> T:
     """Return what `main` returns; end what a user can mend with one line on stderr and exit code 2.
 
-    That is a UserError, a full disk, a file that may not be read or written, and a GPU out of memory. Ctrl-C ends it with the
+    That is a UserError, a full disk, a path that cannot be read or written, and a GPU out of memory. Ctrl-C ends it with the
     shell's code for that. Where a reader of the output has had enough, as `head` has, the exit code is 1.
 
     Characters that standard output cannot encode are replaced.
@@ -52,6 +54,8 @@ def exit_on_user_error(main: Callable[[], T]) -> T:
             message = f"no space left on the disk{of}: free some, and go on or try again"
         elif error.errno in NOT_ALLOWED and error.filename:
             message = f"{error.filename} cannot be read or written ({error.strerror}): allow it, or name another place"
+        elif error.errno in NO_PLACE and error.filename:
+            message = f"{error.filename} cannot be read or written ({error.strerror}): name another place"
         else:
             raise
     except RuntimeError as error:
