@@ -652,6 +652,27 @@ def test_a_place_that_cannot_be_is_one_line(capsys, number):
     assert caught.value.code == 2 and capsys.readouterr().err == said
 
 
+RANK = """
+import os, sys
+from data.common.errors import UserError, exit_on_user_error
+def fail():
+    if int(os.environ["LOCAL_RANK"]) in map(int, sys.argv[1:]):
+        raise UserError("the option is wrong: give another")
+    sys.stdin.read()
+exit_on_user_error(fail)
+"""
+
+
+@pytest.mark.parametrize("failing", [["0", "1"], ["0"], ["1"]])
+def test_processes_of_a_run_say_once_what_is_wrong(tmp_path, failing):
+    (tmp_path / "rank.py").write_text(RANK)
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "rank.py"), *failing]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        said = process.stderr.read().decode()
+    assert said.count("error: the option is wrong: give another\n") == 1, said
+
+
 def test_ctrl_c_is_one_line(capsys):
     def fail() -> None:
         raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # of a place that a user names; not ENOENT, as a file of the program's own that is missing is a fault of the program
 NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EIO, errno.ESTALE)
+REST = 5.0  # seconds in which a launcher ends the other processes of a run that failed
 
 
 class UserError(Exception):
@@ -30,7 +32,8 @@ def exit_on_user_error(main: Callable[[], T]) -> T:
     """Return what `main` returns; end what a user can mend with one line on stderr and exit code 2.
 
     That is a UserError, a full disk, a path that cannot be read or written, and a GPU out of memory. Ctrl-C ends it with the
-    shell's code for that. Where a reader of the output has had enough, as `head` has, the exit code is 1.
+    shell's code for that. Where a reader of the output has had enough, as `head` has, the exit code is 1. Of the processes of
+    a run on one host the first says what is wrong with all.
 
     Characters that standard output cannot encode are replaced.
     """
@@ -66,6 +69,9 @@ def exit_on_user_error(main: Callable[[], T]) -> T:
             "--resume; for answers lower --num_beams or --max_output_tokens; shorter "
             f"prompts (--max_input_tokens) help both, in a new run ({'. '.join(' '.join(str(error).split()).split('. ')[:2])})"
         )
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first most likely says the same, and its end ends this one
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(REST)
     print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
 
