@@ -113,6 +113,15 @@ def test_results_are_shown_in_their_first_rows_and_short(folder):
     assert (len(many["rows"]), len(many["rows"][0]), len(many["columns"]), many["n"]) == (10, 20, 20, 30)
 
 
+def test_statements_have_as_long_as_in_the_run(folder, tmp_path):
+    benchmark = spider.load(sample.build(), ("dev",))
+    (tmp_path / "args.json").write_text(json.dumps(dict(args=dict(seconds=0.25))))
+    endless = "WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x FROM a) SELECT count(*) FROM a"
+    page.write(tmp_path, benchmark, [rows_of(folder)[0] | dict(predicted=endless)], {})
+    held = content(tmp_path)
+    assert "0.25 s" in held["results"][held["examples"][0]["results"][1]]["error"]
+
+
 def test_half_a_surrogate_pair_of_a_model_is_written(folder):
     benchmark = spider.load(sample.build(), ("dev",))
     row = rows_of(folder)[0] | dict(predicted="SELECT '\ud800'")

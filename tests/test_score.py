@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data.answers.score import executable, interval, plugged, read_gold, read_run, score, totals
+from data.answers.score import executable, interval, plugged, read_gold, read_run, score, seconds_of, totals
 from data.benchmark.prompt import prompt
 from data.benchmark.schema import Benchmark
 from data.benchmark.spider import inspect, load, schema_of_database, tables_entry
@@ -410,6 +410,22 @@ def test_a_run_folder_is_scored_again_in_place(spider, tmp_path):
     assert [row["execution_match"] for row in rows] == [True] * 4 + [False]
     assert rows[0]["seen"] == 1 and rows[0]["question"] == "Question 0?"
     assert (result["script"], result["execution_accuracy"], result["n"]) == ("x", 0.8, 5)
+
+
+@pytest.mark.parametrize(("seconds", "words", "limit"), [(0.25, [], "0.25 s"), (0.25, ["--seconds", "0.5"], "0.5 s")])
+def test_a_run_keeps_its_limit_of_a_statement(spider, tmp_path, seconds, words, limit):
+    run = make_run(
+        tmp_path / "run", spider, ("WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x FROM a) SELECT count(*) FROM a",)
+    )
+    (run / "args.json").write_text(json.dumps(json.loads((run / "args.json").read_text()) | dict(args=dict(seconds=seconds))))
+    assert command(run, *words).returncode == 0
+    assert limit in read_rows(run / "predictions.jsonl")[0]["message"]
+
+
+@pytest.mark.parametrize("args", [None, {}, dict(seconds="soon"), dict(seconds=-1), dict(seconds=None)])
+def test_a_run_that_names_no_limit_has_the_default(tmp_path, args):
+    (tmp_path / "args.json").write_text(json.dumps(dict(args=args)))
+    assert seconds_of(tmp_path) == seconds_of(tmp_path / "none") == 5.0
 
 
 def test_a_run_on_part_of_the_split_is_scored_on_that_part(spider, tmp_path):

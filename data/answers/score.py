@@ -285,6 +285,15 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
     return benchmark, list(examples.values()), rows, result
 
 
+def seconds_of(folder: Path) -> float:
+    """A statement's limit in a run, its --seconds; the default where its folder does not say."""
+    try:
+        seconds = float(read_object(folder / "args.json", "")["args"]["seconds"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return Limits.seconds
+    return seconds if 0 < seconds <= MAX_SECONDS else Limits.seconds
+
+
 def check_databases(benchmark: Benchmark, split: str, examples: Sequence[Example]) -> None:
     """Raise UserError for a database file that is missing or not SQLite."""
     for db_id in sorted({example.db_id for example in examples}):
@@ -324,7 +333,7 @@ def main() -> None:
     parser.add_argument("--databases", type=Path, metavar="DIR", help="test suite: DIR/<db_id>/*.sqlite, all must agree")
     parser.add_argument("--plug_values", action="store_true", help="try the gold's values in place of the prediction's")
     parser.add_argument("--keep_distinct", action="store_true", help="DISTINCT counts (official: it is dropped)")
-    parser.add_argument("--seconds", type=float, default=Limits.seconds, help="limit of one statement (default: 5)")
+    parser.add_argument("--seconds", type=float, default=None, help="limit of one statement (default: the run's, else 5)")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core, at most 8)")
     args = parser.parse_args()
     if (args.run is None) == (args.predictions is None):
@@ -333,6 +342,8 @@ def main() -> None:
         raise UserError("--clean is for --predictions: those of a run are cleaned already")
     if args.workers is not None and args.workers < 1:
         raise UserError("--workers has to be positive")
+    if args.seconds is None:
+        args.seconds = seconds_of(args.run) if args.run else Limits.seconds
     if not 0 < args.seconds <= MAX_SECONDS:
         raise UserError(f"--seconds has to be positive, and {MAX_SECONDS:g} at most")
     data = None if args.data is None else directory_of(args.data)

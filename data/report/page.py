@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.answers.score import executable, read_run, totals
+from data.answers.score import executable, read_run, seconds_of, totals
 from data.benchmark.prompt import one_line
 from data.benchmark.sample import directory_of
 from data.benchmark.schema import Benchmark, Schema
@@ -39,10 +39,10 @@ def write(folder: Path, benchmark: Benchmark, rows: Sequence[dict], result: dict
 
     `rows` are those of `predictions.jsonl`, as `data.answers.candidates.scored` returns them, all of the evaluated split;
     `result` is that of `result.json`, with the scoring rules if these are not a run's. Gold and predicted SQL are run again as
-    for scoring, with the default limits.
+    for scoring, with the run's --seconds.
     """
     distinct = "kept" if result.get("distinct") == "kept" else "dropped"
-    results, places = shown_results(benchmark, rows, distinct == "kept")
+    results, places = shown_results(benchmark, rows, distinct == "kept", seconds_of(folder))
     names = ("script", "model", "method", "gpus", "gpu_name", "updates", "data")
     figures = totals(rows)
     content = {
@@ -155,7 +155,9 @@ def described(schema: Schema) -> list[dict]:
     ]
 
 
-def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: bool) -> tuple[list[dict], list[tuple[int, int]]]:
+def shown_results(
+    benchmark: Benchmark, rows: Sequence[dict], keep_distinct: bool, seconds: float
+) -> tuple[list[dict], list[tuple[int, int]]]:
     """Results of all different statements, and for each row the indices of its gold's and its prediction's; -1: not run."""
     found: dict[tuple[Path, str], int] = {}
     places = []
@@ -171,7 +173,7 @@ def shown_results(benchmark: Benchmark, rows: Sequence[dict], keep_distinct: boo
                 found[job] = len(found)
             pair.append(found[job])
         places.append(tuple(pair))
-    with Executor() as executor:
+    with Executor(seconds=seconds) as executor:
         return list(map(shown, executor.run(found, keep=ROWS))), places
 
 
