@@ -156,7 +156,10 @@ def test_a_run_folder_stands_for_its_best_checkpoint(tmp_path):
 
 
 def test_a_best_checkpoint_that_was_being_replaced_is_found(tmp_path):
+    """A run at work may be between its two renames: what reads its folder changes nothing there."""
     saved(tmp_path / "best.old", dict(script="a", base=BASE))
+    assert checkpoint_of(str(tmp_path)) == tmp_path / "best.old"
+    replace_folder(checkpoint(tmp_path / "best.tmp", "new"), tmp_path / "best")
     assert checkpoint_of(str(tmp_path)) == tmp_path / "best"
 
 

@@ -93,8 +93,9 @@ def recover(final: Path) -> None:
 
 def checkpoint_of(model: str) -> Path | None:
     """The checkpoint that --model names, the best one of a run folder; None where it names a model."""
-    recover(Path(model) / "best")
-    return next((folder for folder in (Path(model) / "best", Path(model)) if (folder / SEAL).is_file()), None)
+    # best.old: a run that replaced it was cut off, or is at work, and whoever only reads must not rename under its hands
+    places = (Path(model) / "best", Path(model) / "best.old", Path(model))
+    return next((folder for folder in places if (folder / SEAL).is_file()), None)
 
 
 def base_of(options: dict, script: str) -> dict:
