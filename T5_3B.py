@@ -416,7 +416,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
-    with accelerator.main_process_first():
+    with accelerator.local_main_process_first():  # hosts may have caches of their own
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=True)
     folder.health(0, *data.health("]", collate))
 

@@ -130,7 +130,7 @@ from data.with_torch import quantised
 from data.with_torch.answering import Questions
 from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, numel, tokenizer_of
-from data.with_torch.processes import end, launch, peak_memory
+from data.with_torch.processes import end, launch, peak_memory, process_group
 from data.with_torch.search import Hypotheses, Search
 from data.with_torch.t5 import add_pieces, contiguous_biases
 
@@ -416,12 +416,12 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     gpu = torch.cuda.is_available()
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # without `cpu`, each process on a machine with no GPU would take itself for the only one
-    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no", **tracker)
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no", **process_group(), **tracker)
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
-    with accelerator.main_process_first():
+    with accelerator.local_main_process_first():  # hosts may have caches of their own
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=True)
     folder.health(0, *data.health("]", collate))
 

@@ -143,7 +143,7 @@ from data.with_torch.answering import Questions
 from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import packs_of, visible
-from data.with_torch.processes import end, launch, peak_memory
+from data.with_torch.processes import end, launch, peak_memory, process_group
 from data.with_torch.search import Hypotheses, Search, branch
 
 # ------------------------------------------------------------------------------------------------------------ tokens
@@ -453,13 +453,13 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     compiled = compiles(args.compile, gpu, args.max_updates, args.eval_only)
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # autocast where layers are compiled: elsewhere its casts take longer than LoRA's float32 weights in TF32
-    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu and compiled else "no", **tracker)
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu and compiled else "no", **process_group(), **tracker)
     torch.set_float32_matmul_precision("high")
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
-    with accelerator.main_process_first():
+    with accelerator.local_main_process_first():  # hosts may have caches of their own
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=False, share=base["share_schema"])
     folder.health(0, *data.health(CUE.strip(), collate, joined=True))
 

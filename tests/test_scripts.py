@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import records
 from datasets import Dataset
 from peft.tuners.trainable_tokens import TrainableTokensLayer
@@ -329,6 +331,28 @@ def test_an_evaluation_that_fails_costs_no_update(run, script, monkeypatch, tmp_
     assert sorted(done["losses"]) == [0, 1, 2] and done["result"]["updates"] == 3
     state = json.loads((done["folder"] / "last" / "checkpoint.json").read_text())["state"]
     assert (state["evaluated"], state["best"]) == (3, done["result"]["execution_accuracy"])
+
+
+def test_processes_have_time_while_one_of_their_host_tokenises(run, script, monkeypatch):
+    """Longer than NCCL's ten minutes; and hosts may have caches of their own."""
+    made = []
+
+    class Recorded(Accelerator):
+        def __init__(self, **how):
+            made.append(how)
+            super().__init__(**how)
+
+        def main_process_first(self):
+            pytest.fail("the first of another host, too, waits for the first of all")
+
+        def local_main_process_first(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "Accelerator", Recorded)
+    with pytest.raises(KeyboardInterrupt):
+        run(script, *FEW)
+    (handler,) = made[0]["kwargs_handlers"]
+    assert handler.to_kwargs() == dict(timeout=timedelta(hours=6))
 
 
 @TWO

@@ -4,10 +4,11 @@ import os
 import resource
 import sys
 import time
+from datetime import timedelta
 
 import torch
 import torch.distributed.run
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -15,6 +16,7 @@ from data.common.errors import UserError
 from data.run.signals import for_launcher
 
 REST = 0.2  # seconds
+WAIT = timedelta(hours=6)
 
 
 def launch(processes: int) -> None:
@@ -34,6 +36,12 @@ def launch(processes: int) -> None:
     except SignalException as error:  # the ranks have had it, too
         sys.exit(128 + error.sigval)
     sys.exit(0)
+
+
+def process_group(backend: str = "nccl") -> dict:
+    """What Accelerator needs for the processes of a run: while one tokenises or scores, the others wait for longer than the
+    10 minutes that NCCL gives them. Where a process ends, the launcher ends the others."""
+    return dict(kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=WAIT)])
 
 
 def end(accelerator: Accelerator) -> None:

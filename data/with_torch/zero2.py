@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
+from accelerate import Accelerator, DeepSpeedPlugin, DistributedType
 
 from data.common.errors import UserError
 from data.common.files import read_object
+from data.with_torch.processes import process_group
 
 
 def configuration(path: Path, update_examples: int, script: str) -> dict:
@@ -46,7 +47,7 @@ def configuration(path: Path, update_examples: int, script: str) -> dict:
 
 
 def plugin(config: dict | None) -> dict:
-    """What Accelerator needs for a configuration of DeepSpeed; nothing for None.
+    """What Accelerator needs for a configuration of DeepSpeed, or for none.
 
     Raises UserError for a broken DeepSpeed, which transformers imports to save a model, whether or not it has trained it.
     """
@@ -57,10 +58,10 @@ def plugin(config: dict | None) -> dict:
             except Exception as error:
                 raise UserError(f"deepspeed is installed and cannot be imported ({error}), and the model could not be saved: "
                                 "mend or uninstall it") from None  # fmt: skip
-        return {}
+        return process_group()
     # without gloo, each rank on a CPU would take itself for the only one
-    backend = {} if torch.cuda.is_available() else dict(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
-    return dict(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config)) | backend
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    return dict(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config)) | process_group(backend)
 
 
 def optimizer(config: dict, otherwise: Callable) -> Callable:
