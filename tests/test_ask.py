@@ -294,6 +294,17 @@ def test_what_is_answered_is_not_asked_again(place, answers_file):
     assert len(ask_file("q.jsonl", answer, db="shop.sqlite", answers=answers_file)) == 451 and sizes[3:] == [1]
 
 
+@pytest.mark.parametrize("answers_file", ["", "a.csv"])
+def test_answers_go_on_behind_a_last_line_that_no_newline_ends(place, answers_file):
+    (place / "q.txt").write_text("one\n")
+    ask_file("q.txt", by_question()[0], db="shop.sqlite", answers=answers_file)
+    path = place / (answers_file or "q.answers.jsonl")
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    (place / "q.txt").write_text("one\ntwo\n")
+    records = ask_file("q.txt", by_question()[0], db="shop.sqlite", answers=answers_file)
+    assert [record["question"] for record in records] == ["one", "two"]
+
+
 def test_a_signal_keeps_what_was_answered(place, capsys):
     (place / "q.txt").write_text("\n".join(map(str, range(500))))
     answer, sizes = by_question()

@@ -173,7 +173,9 @@ class QuestionFile:
         records = read_records(self.output, remedy)
         if not all(set(FIELDS) <= set(record) for record in records):
             raise UserError(f"{self.output} holds other things than answers: {remedy}")
-        return read_text(self.output, remedy), Counter((str(record["db"]), str(record["question"])) for record in records)
+        text = read_text(self.output, remedy)
+        text += "\n" * (not text.endswith("\n"))  # as some editors leave it out
+        return text, Counter((str(record["db"]), str(record["question"])) for record in records)
 
     def _write(self, records: list[dict]) -> None:
         """Add answers to the file."""
