@@ -598,6 +598,7 @@ class Args:
     eval_every: int = 500
     save_every: int = 500
     eval_only: bool = False
+    learning_rate: float = 3e-4
     ask: str | None = None
     db: str = ""
     out: str = "runs/some_script"
@@ -666,6 +667,11 @@ def test_the_published_recipe_says_how_it_differs_and_what_of_it_is_changed(monk
     monkeypatch.setenv("RANK", "1")
     resolve_options(args, Args, PUBLISHED)
     assert capsys.readouterr().out == ""  # once, not once a rank
+
+
+def test_a_rate_of_0_is_refused_where_it_finds_none():
+    with pytest.raises(UserError, match="--learning_rate 0 trains nothing: give more, or leave it out"):
+        resolve_options(Args(learning_rate=0.0), Args, PUBLISHED)
 
 
 @pytest.mark.parametrize(

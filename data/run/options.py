@@ -44,6 +44,8 @@ def resolve_options(args: Options, default: type[Options], published: dict) -> O
     With --published this prints which defaults `published` changes, and which of these the command line changes again.
     """
     check_options(asdict(args))
+    if not args.learning_rate and default.learning_rate:  # elsewhere 0 finds a rate
+        raise UserError("--learning_rate 0 trains nothing: give more, or leave it out")
     if args.published and int(os.environ.get("RANK", 0)) == 0:
         usual = asdict(default())
         print(
