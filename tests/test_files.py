@@ -43,6 +43,11 @@ def test_records_are_the_same_in_each_form(tmp_path, name, text, mark, packed):
     assert read_records(path, "mend it") == RECORDS
 
 
+def test_tabs_alone_separate_in_a_file_that_is_named_for_them(tmp_path):
+    (tmp_path / "q.tsv").write_text("question\nHow many, in all?\n")
+    assert read_records(tmp_path / "q.tsv", "mend it") == [dict(question="How many, in all?")]
+
+
 def test_what_is_packed_is_known_by_its_content(tmp_path):
     (tmp_path / "q.json").write_bytes(gzip.compress(json.dumps(RECORDS).encode()))
     assert read_records(tmp_path / "q.json", "mend it") == RECORDS

@@ -213,7 +213,12 @@ def table(records: list[dict], separator: str = ",") -> str:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("ending", "text"),
-    [(".json", json.dumps), (".jsonl", lambda records: "\n".join(map(json.dumps, records))), (".csv", table)],
+    [
+        (".json", json.dumps),
+        (".jsonl", lambda records: "\n".join(map(json.dumps, records))),
+        (".csv", table),
+        (".tsv", lambda records: table(records, "\t")),
+    ],
 )
 def test_questions_may_be_written_in_several_forms(tmp_path, ending, text, packed, mark):
     make_database(tmp_path / "database" / "pets.sqlite", PETS)

@@ -8,7 +8,7 @@ The layout (https://yale-lily.github.io/spider): `train_spider.json`, `train_oth
 
 Of one's own, `database/<db_id>.sqlite` will do, `train.json` is as good a name, and `test` needs no tables and databases apart.
 Questions are objects with `db_id`, `question` and `query`: a list of them in JSON, one a line (`.jsonl`), or the rows of a
-table (`.csv`); each may be packed by gzip (`dev.jsonl.gz`).
+table (`.csv`, `.tsv`); each may be packed by gzip (`dev.jsonl.gz`).
 """
 
 import json
@@ -35,7 +35,7 @@ LAYOUT = {
     "dev": (("dev",), ("tables.json",), ("database",)),
     "test": (("test",), ("test_tables.json", "tables.json"), ("test_database", "database")),
 }
-FORMS = tuple(f"{form}{packed}" for form in (".json", ".jsonl", ".csv") for packed in ("", ".gz"))  # of examples
+FORMS = tuple(f"{form}{packed}" for form in (".json", ".jsonl", ".csv", ".tsv") for packed in ("", ".gz"))  # of examples
 OWN = "write your own (python3 -m data.spider --help says how)"
 GET_SPIDER = f"get Spider from https://yale-lily.github.io/spider, {OWN}, or use --data sample"
 MEND_EXAMPLES = "give a list of objects with db_id, question and query, one such object a line (.jsonl), or a .csv of them"

@@ -78,13 +78,14 @@ def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
 def read_records(path: Path, remedy: str, errors: str = "strict") -> list[dict]:
     """Read records; the extension says how: `.jsonl` (an object per line), `.csv`, `.tsv`, else JSON (a list of objects).
 
-    CSV has a header, whose names are lower-cased, and commas, semicolons or tabs as separators. A `.json` that holds an object
-    per line is read too. Raises UserError as `read_text` does, and where the text is malformed or holds anything else.
+    CSV has a header, whose names are lower-cased, and commas, semicolons or tabs as separators, `.tsv` tabs. A `.json` that
+    holds an object per line is read too. Raises UserError as `read_text` does, and where the text is malformed or holds
+    anything else.
     """
     text, ending = read_text(path, remedy, errors), ending_of(path)
     kind = {".csv": "CSV", ".tsv": "CSV", ".jsonl": "JSON Lines"}.get(ending, "JSON")
     try:
-        records = _csv(text) if kind == "CSV" else _json(text, kind)
+        records = _csv(text, "\t" if ending == ".tsv" else ",;\t") if kind == "CSV" else _json(text, kind)
     except (ValueError, RecursionError) as error:  # also for numbers that are too long, and nesting too deep
         raise UserError(f"{path} is not valid {kind} ({error}): {remedy}") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
@@ -113,9 +114,9 @@ def _json(text: str, kind: str) -> list:
     return records
 
 
-def _csv(text: str) -> list[dict]:
+def _csv(text: str, separators: str) -> list[dict]:
     header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(separators, key=header.count), strict=True)
     names, records = [], []
     csv.field_size_limit(sys.maxsize)  # a result may stand in a cell
     try:
