@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.answers.candidates import candidates, choose, scored
+from data.answers.vote import vote
 from data.benchmark.sample import build
 from data.benchmark.spider import load
 from data.sqlite.execute import Executor
@@ -37,6 +38,32 @@ def test_the_first_that_returns_rows_counts_then_the_first_that_runs_then_the_fi
         assert own[0]["rows"] == (2 if own[0]["sql"] == "SELECT name FROM pet" else 0)
         assert [each["error"] is None for each in own] == [sql.endswith(("pet", "9", "0")) and "DROP" not in sql and
                                                            "colour" not in sql for sql in proposed]  # fmt: skip
+
+
+NAMES, AGES, NONE = "SELECT name FROM pet", "SELECT age FROM pet", "SELECT name FROM pet WHERE age > 9"
+
+
+@pytest.mark.parametrize(
+    ("proposed", "place"),
+    [
+        ([(AGES, -0.10), (NAMES, -0.11), (NAMES + " ORDER BY age", -0.12)], 1),  # two that return the same outvote one
+        ([("SELECT name, age FROM pet", -0.11), (NAMES, -0.10), ("SELECT age, name FROM pet", -0.12)], 0),  # in any order
+        ([(AGES, -0.01), (NAMES, -0.2), (NAMES + " ORDER BY age", -0.2)], 0),  # unless it is far likelier
+        ([("SELECT colour FROM pet", 0.0), ("SELECT", 0.0), (NAMES, -3.0)], 2),  # what does not run has no vote
+        ([(NONE, -0.1), (NAMES, -0.3)], 1),
+        ([(NONE, -0.1), (NAMES, -0.5)], 0),
+        ([("SELECT colour FROM pet", -0.2), ("SELECT", -0.1)], 1),
+        ([(NAMES, -0.1), (AGES, -0.1)], 0),
+    ],
+)
+def test_answers_of_several_runs_vote_by_what_they_return(database, proposed, place):
+    own = [dict(sql=sql, score=score) for sql, score in proposed]
+    with Executor(workers=1) as executor:
+        assert vote(executor, [(database, own)]) == [place]
+    assert [each["rows"] for each in own if each["sql"].startswith(NAMES) and each["sql"] != NONE] == [2] * sum(
+        sql.startswith(NAMES) and sql != NONE for sql, _ in proposed
+    )
+    assert [each["error"] is None for each in own] == ["colour" not in sql and sql != "SELECT" for sql, _ in proposed]
 
 
 def test_a_result_has_its_first_rows_and_their_number(database):

@@ -464,6 +464,40 @@ def test_a_run_folder_that_does_not_hold_together_is_refused(spider, tmp_path, f
     assert {file: file.read_bytes() for file in run.iterdir()} == before
 
 
+def with_candidates(run: Path, number: int, *pairs: tuple[str, float]) -> Path:
+    rows = read_rows(run / "predictions.jsonl")
+    rows[number] |= dict(candidates=[dict(sql=sql, score=score, ended=True) for sql, score in pairs], chosen=0)
+    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def test_the_answers_of_several_runs_vote(spider, tmp_path):
+    wrong = "SELECT 1"
+    one = make_run(tmp_path / "one", spider, (wrong, *GOLD[1:4], wrong))
+    two = make_run(tmp_path / "two", spider, (GOLD[0], *GOLD[1:4], GOLD[4]))
+    with_candidates(one, 0, (wrong, -0.1), (GOLD[0], -0.11))
+    with_candidates(two, 0, (GOLD[0], -0.15), ("SELECT 2", -0.3))
+    before = {path: path.read_bytes() for run in (one, two) for path in run.iterdir()}
+    done = command(one, two, "--out", tmp_path / "both")
+    assert done.returncode == 0, done.stderr
+    rows, result = (read_rows(tmp_path / "both" / "predictions.jsonl"), json.loads((tmp_path / "both/result.json").read_text()))
+    assert [row["execution_match"] for row in rows] == [True] * 4 + [False]  # each has one vote for the last: the first counts
+    assert (rows[0]["predicted"], rows[0]["chosen"], len(rows[0]["candidates"])) == (GOLD[0], 1, 4)
+    assert (result["execution_accuracy"], result["n"], result["runs"]) == (0.8, 5, [str(one), str(two)])
+    assert {path: path.read_bytes() for run in (one, two) for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("fault", ["no --out", "other questions", "broken candidates"])
+def test_runs_that_cannot_vote_are_one_line(spider, tmp_path, fault):
+    one = make_run(tmp_path / "one", spider, GOLD[:5])
+    two = make_run(tmp_path / "two", spider, GOLD[:4] if fault == "other questions" else GOLD[:5])
+    if fault == "broken candidates":
+        with_candidates(two, 1, ("SELECT 1", "likely"))
+    done = command(one, two, *(() if fault == "no --out" else ("--out", tmp_path / "both")))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert ("--out" if fault == "no --out" else str(two)) in done.stderr and not (tmp_path / "both").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["run", "--predictions", "x"], ["--predictions", "x"], ["run", "--workers", "0"],
      *(["run", f"--seconds={seconds}"] for seconds in ("0", "-1", "nan", "inf", "1e10", "-inf"))])  # fmt: skip
 def test_options_that_do_not_fit_are_one_line(arguments):

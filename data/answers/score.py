@@ -1,12 +1,14 @@
 """Score predictions as Spider does: execution accuracy, exact set match, hardness, and what went wrong.
 
     python3 -m data.score RUN_FOLDER
+    python3 -m data.score RUN_FOLDER RUN_FOLDER --out OUT
     python3 -m data.score --predictions predicted.sql --gold dev_gold.sql --data DIR --out OUT
 
 The first form scores a run's `predictions.jsonl` again, with the data that its `args.json` names (or `--data`), and
-rewrites it and the figures in `result.json`. The second scores one prediction a line against `SQL<tab>db_id` lines, as the
-line stands, or with `--clean` what SQL a run would take out of it; `--out` writes `predictions.jsonl` and `result.json`. No
-model is needed, nor any package that runs one.
+rewrites it and the figures in `result.json`. In the second the answers of several runs vote, as those of two trainings, with
+all their candidates (`vote`); what is chosen is scored. The third scores one prediction a line against `SQL<tab>db_id` lines,
+as the line stands, or with `--clean` what SQL a run would take out of it; `--out` writes `predictions.jsonl` and `result.json`.
+No model is needed, nor any package that runs one.
 
 The rules are those of the official test-suite scorer (https://github.com/taoyds/test-suite-sql-eval; Yu et al., 2018,
 https://arxiv.org/abs/1809.08887; Zhong et al., 2020, https://arxiv.org/abs/2010.02840). Execution compares the rows of
@@ -23,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data.answers.vote import vote
 from data.benchmark.exact_match import CLAUSES, EMPTY, HARDNESS, SqlSchema, comparable, exact, hardness, partial_scores
 from data.benchmark.prompt import clean_sql, target
 from data.benchmark.sample import directory_of
@@ -285,6 +288,37 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
     return benchmark, list(examples.values()), rows, result
 
 
+def voted(
+    folders: Sequence[Path], data: Path | None, workers: int | None, seconds: float
+) -> tuple[Benchmark, list[Example], list[dict]]:
+    """Several runs' answers to the same questions as those of one: its benchmark, examples and rows of `predictions.jsonl`.
+
+    Rows hold the candidates of all, and the index of the one `chosen`. Raises UserError where runs do not answer the same.
+    """
+    read = [read_run(folder, data) for folder in folders]
+    benchmark, examples, first, _ = read[0]
+    pools: list[list[dict]] = [[] for _ in first]
+    for folder, (_, asked, rows, _) in zip(folders, read):
+        answers = dict(zip((example.index for example in asked), rows))
+        if len(asked) != len(examples) or any(example not in asked for example in examples):
+            raise UserError(f"{folders[0]} and {folder} do not answer the same questions: evaluate both on the same data")
+        for pool, example in zip(pools, examples):
+            row = answers[example.index]
+            try:
+                several = row.get("candidates") or [dict(sql=row["predicted"], score=0.0, ended=not row.get("cut"))]
+                pool += [dict(sql=str(each["sql"]), score=float(each["score"]), ended=bool(each["ended"])) for each in several]
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{folder}: example {example.index} has broken candidates: evaluate again") from None
+    databases = [benchmark.databases(example.db_id, benchmark.evaluated)[0] for example in examples]
+    with Executor(workers, seconds=seconds) as executor:
+        places = vote(executor, list(zip(databases, pools)), True)
+    chosen = [
+        {**row, "predicted": pool[place]["sql"], "cut": not pool[place]["ended"], "candidates": pool, "chosen": place}
+        for row, pool, place in zip(first, pools, places)
+    ]
+    return benchmark, examples, chosen
+
+
 def seconds_of(folder: Path) -> float:
     """A statement's limit in a run, its --seconds; the default where its folder does not say."""
     try:
@@ -324,7 +358,8 @@ def report(rows: Sequence[dict], figures: dict, rules: dict[str, str]) -> str:
 
 def main() -> None:
     parser = command_parser("score", __doc__)
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN_FOLDER", help="score this run's predictions again")
+    help = "score this run's predictions again, or let the answers of several vote"
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_FOLDER", help=help)
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="one SQL a line")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="SQL, tab and db_id a line")
     parser.add_argument("--data", metavar="DIR", help="directory in Spider's layout, or `sample`")
@@ -336,22 +371,28 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=None, help="limit of one statement (default: the run's, else 5)")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core, at most 8)")
     args = parser.parse_args()
-    if (args.run is None) == (args.predictions is None):
+    if bool(args.runs) == bool(args.predictions):
         raise UserError("give either a run folder or --predictions, --gold and --data")
-    if args.clean and args.run:
+    if len(args.runs) > 1 and not args.out:
+        raise UserError("the answers of several runs go into a folder of their own: name it with --out")
+    if args.clean and args.runs:
         raise UserError("--clean is for --predictions: those of a run are cleaned already")
     if args.workers is not None and args.workers < 1:
         raise UserError("--workers has to be positive")
     if args.seconds is None:
-        args.seconds = seconds_of(args.run) if args.run else Limits.seconds
+        args.seconds = max(map(seconds_of, args.runs), default=Limits.seconds)
     if not 0 < args.seconds <= MAX_SECONDS:
         raise UserError(f"--seconds has to be positive, and {MAX_SECONDS:g} at most")
     data = None if args.data is None else directory_of(args.data)
 
     result, earlier = {}, []
-    if args.run:
-        benchmark, examples, earlier, result = read_run(args.run, data)
-        split, out = benchmark.evaluated, args.out or args.run
+    if args.runs:
+        if len(args.runs) > 1:
+            benchmark, examples, earlier = voted(args.runs, data, args.workers, args.seconds)
+            result = dict(runs=list(map(str, args.runs)))
+        else:
+            benchmark, examples, earlier, result = read_run(args.runs[0], data)
+        split, out = benchmark.evaluated, args.out or args.runs[0]
         predictions = [clean_sql(row["predicted"]) for row in earlier]
     else:
         if args.gold is None or data is None:
