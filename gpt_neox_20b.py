@@ -461,7 +461,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
     with accelerator.local_main_process_first():  # hosts may have caches of their own
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=False, share=base["share_schema"])
-    folder.health(0, *data.health(CUE.strip(), collate, joined=True))
+    folder.health(0, *data.health(CUE.strip(), collate, bool(grammars), joined=True))
 
     set_seed(args.seed)  # the same adapter on every rank
     model = load_model(args, base, config, tokenizer, device)
@@ -523,7 +523,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     memory = max(gather_object([peak_memory()]))
     folder.finish(rows, base["model"], quantised.kind(base), counts, gpus, memory, state, figures, benchmark, args.relative_to)
     if args.overfit and not args.eval_only:
-        accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss))
+        accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss, data.outside))
     end(accelerator)
 
 

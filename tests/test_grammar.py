@@ -11,7 +11,7 @@ import pytest
 from test_prompt import make_schema
 
 from data.answers import grammar as grammars
-from data.answers.grammar import FORMS, Matchers, grammar, refusals, spelled, walk_report, walked
+from data.answers.grammar import FORMS, Matchers, grammar, outside, outside_line, refusals, spelled, walk_report, walked
 from data.benchmark import sample, spider
 from data.benchmark.schema import Schema
 from data.common.errors import exit_on_user_error
@@ -308,3 +308,49 @@ def test_a_gold_that_is_not_accepted_is_listed(benchmark, matchers):
     with Executor() as executor:
         path = benchmark.databases(example.db_id, "dev")[0]
         assert executor.run([(path, spelled(example.sql, benchmark.schemas[example.db_id]))])[0].error
+
+
+OUTSIDE = "WITH few AS (SELECT 1)\nSELECT * FROM few"
+
+
+def test_answers_outside_the_grammar_are_counted(benchmark):
+    train = benchmark.splits["train"][:60]
+    assert outside(train, benchmark.schemas, full_names=True) == ([], 60)
+    some = [replace(example, sql=OUTSIDE) if example.index % 20 == 7 else example for example in train]
+    found, looked = outside(some, benchmark.schemas, full_names=True)
+    assert sorted(refusal.example.index for refusal in found) == [7, 27, 47] and looked == 60
+    assert outside_line(found, 60, 60, "training answers") == (
+        "3 of 60 training answers are outside the grammar that answers are held to, "
+        "as >>> WITH few AS (SELECT 1) SELECT * FROM few: --no-constrained answers freely"
+    )
+    unlike = replace(train[0], sql="SELECT zero FROM nowhere")
+    (refusal,), _ = outside([unlike], benchmark.schemas)
+    assert "3 of 40 gold looked at (of 60) are" in outside_line(found, 40, 60, "gold")
+    assert "as SELECT >>> zero FROM nowhere:" in outside_line([refusal], 1, 1, "gold")
+    # as they stand they are in another spelling than that of their schemas
+    assert outside([replace(train[0], sql="select * from nowhere")], benchmark.schemas)[0]
+
+
+def test_the_check_ends_in_time_and_sees_every_database_before_all_of_one(benchmark):
+    train = benchmark.splits["train"]
+    assert outside(train, benchmark.schemas, full_names=True, seconds=0)[1] == 1
+    seen = []
+
+    class Watch(dict):
+        def __getitem__(self, db_id):
+            seen.append(db_id)
+            return super().__getitem__(db_id)
+
+    outside(train[::8], Watch(benchmark.schemas), full_names=True, seconds=600)
+    assert set(seen[: grammars.TURN * len(benchmark.schemas)]) == set(benchmark.schemas) and len(seen) == len(train) // 8
+
+
+def test_a_database_without_grammar_has_no_answers_outside_and_neither_has_a_machine_without_llguidance(benchmark, monkeypatch):
+    few = [replace(example, sql=OUTSIDE) for example in benchmark.splits["train"][:3]]
+    nothing = dict(tables=(), columns=(), foreign_keys=())
+    bare = {db_id: replace(schema, **nothing) for db_id, schema in benchmark.schemas.items()}
+    assert outside(few, bare) == ([], 3)
+    monkeypatch.setattr(grammars, "grammar", lambda schema: "start: nowhere")
+    assert outside(few, benchmark.schemas) == ([], 3)
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    assert outside(few, benchmark.schemas) == ([], 0)

@@ -262,6 +262,29 @@ def test_a_warning_is_printed_and_kept(run, script, few, capsys, monkeypatch):
     assert dict(event="health", update=0, warnings=["something is off"]) in done["log"]
 
 
+def test_answers_that_the_grammar_forbids_are_said_before_training(run, script, capsys, monkeypatch):
+    """Every fourth is a common table expression; with --no-constrained, or where few are, there is nothing to say."""
+    real, every = spider.load, [4]
+
+    def load(*directory, **options) -> Benchmark:
+        benchmark = real(*directory, **options)
+        few = [replace(e, sql=f"WITH a AS ({e.sql}) SELECT * FROM a" if e.index % every[0] == 1 else e.sql)
+               for e in benchmark.splits["train"][:200]]  # fmt: skip
+        return replace(benchmark, splits=dict(train=few, dev=few))
+
+    monkeypatch.setattr(spider, "load", load)
+    options = ["--max_updates", "1", "--eval_every", "0", "--eval_examples", "2", "--max_output_tokens", "8"]
+    said = "50 of 200 training answers are outside the grammar that answers are held to, as >>> WITH a AS ("
+    done = run(script, *options)
+    assert f"WARNING: {said}" in capsys.readouterr().out
+    assert [said in warning for record in done["log"] for warning in record.get("warnings", ())] == [True]
+    run(script, *options, "--no-constrained")
+    assert "outside the grammar" not in capsys.readouterr().out
+    every[0] = 150
+    run(script, *options)
+    assert "outside the grammar" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["flan_t5_base", "llama_65b"], indirect=True)
 def test_a_pipeline_that_learns_says_so(run, script, capsys):
@@ -284,9 +307,19 @@ def test_an_evaluation_is_not_resumed():
 
 
 def test_what_the_end_of_such_a_run_says():
-    assert learned(29, 32, 0.05) == "the pipeline can learn: 29 of the 32 examples are answered right, loss 0.050"
-    assert "does NOT learn: 3 of the 32" in learned(3, 32, 0.01) and "not what was learned" in learned(3, 32, 0.01)
-    assert "train longer (--max_updates)" in learned(3, 32, 2.0)
+    assert learned(29, 32, 0.05, 0) == "the pipeline can learn: 29 of the 32 examples are answered right, loss 0.050"
+    assert "does NOT learn: 3 of the 32" in learned(3, 32, 0.01, 0) and "not what was learned" in learned(3, 32, 0.01, 0)
+    assert "train longer (--max_updates)" in learned(3, 32, 2.0, 0)
+
+
+def test_it_blames_the_grammar_for_answers_that_the_grammar_forbids():
+    outside = "of them are outside the grammar that answers are held to (--no-constrained answers freely)"
+    assert learned(30, 32, 0.05, 2).endswith(f"30 of the 32 examples are answered right, loss 0.050; 2 {outside}")
+    assert learned(12, 32, 0.01, 20).endswith(
+        f"does NOT learn: 12 of the 32 examples are answered right, loss 0.010; 20 {outside}"
+    )
+    assert f"; 2 {outside}; the loss is low" in learned(12, 32, 0.01, 2)
+    assert f"; 20 {outside}; the loss is still high" in learned(12, 32, 1.0, 20)
 
 
 def test_the_examples_to_learn_are_those_to_answer(benchmark):

@@ -65,13 +65,18 @@ def test_a_messy_database_becomes_a_model_that_is_scored_and_asked(run, tmp_path
             csv.writer(file).writerows([("db_id", "question", "query"), *(("shop", *pair) for pair in records)])
 
     said = command("data.spider", own).splitlines()
-    assert [line for line in said if "gold" in line] == ["  gold that runs: 8 of 8", "  gold that runs: 4 of 4"]
+    assert [line for line in said if "gold that" in line] == ["  gold that runs: 8 of 8", "  gold that runs: 4 of 4"]
+    outside = "are outside the grammar that answers are held to, as SELECT note.body FROM note WHERE note >>> MATCH 'cash'"
+    assert [line for line in said if "outside" in line] == [
+        f"  1 of 8 gold statements {outside}: --no-constrained answers freely"
+    ]
 
     done = run(script, "--data", str(own), *FEW)
     printed = capsys.readouterr().out
     assert done["result"]["n"] == 4 and sorted(done["losses"]) == [0, 1, 2]
     assert not {row["error"] for row in done["predictions"]} & {"gold fails", "database unavailable", "crashed"}
-    assert "WARNING: " not in printed, printed
+    warnings = [line for line in printed.splitlines() if line.startswith("WARNING: ")]
+    assert warnings == [f"WARNING: 1 of 8 training answers {outside}: --no-constrained answers freely"]
 
     gold = [row | dict(predicted=row["gold"]) for row in done["predictions"]]
     (done["folder"] / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gold))

@@ -22,13 +22,14 @@ set operations and SELECTs within SELECTs all have a longest form.
 
 import random
 import re
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.benchmark.prompt import RESERVED, name
+from data.benchmark.prompt import RESERVED, name, target
 from data.benchmark.sample import directory_of
 from data.benchmark.schema import Example, Schema, database_file
 from data.benchmark.spelling import KEYWORDS, spelled
@@ -701,6 +702,7 @@ class _ByAlias(_Form):
 FORMS = {True: "full names", False: "one spelling"}  # by `Schema.full_names`
 WALK_SECONDS = 0.1  # for a random statement; many join tables without a condition
 LONG = 120  # characters after which a walk ends as soon as it can
+CHECK_SECONDS, TURN = 3.0, 50  # of `outside`
 
 
 @dataclass(frozen=True)
@@ -774,21 +776,76 @@ class Matchers:
             written.append(byte)
 
 
-def refusals(examples: Iterable[Example], schemas: dict[str, Schema], full_names: bool, matchers: Matchers) -> list[Refusal]:
-    """The examples whose gold, in one of the two spellings, their database's grammar rejects."""
-    found, known = [], {}
+def judged(
+    examples: Iterable[Example], schemas: dict[str, Schema], matchers: Matchers, full_names: bool | None = None
+) -> Iterator[Refusal | None]:
+    """For each example in turn why its database's grammar rejects its SQL; None where it is accepted.
+
+    `full_names` puts it into one of the two spellings; None takes it as it stands, for the spelling of `schemas`.
+    """
+    known: dict[tuple[str, str], tuple[bool, int, str]] = {}
     for example in examples:
-        schema = replace(schemas[example.db_id], full_names=full_names)
-        sql = spelled(example.sql, schema)
+        schema = schemas[example.db_id]
+        if full_names is None:
+            sql = target(example.sql)
+        else:
+            schema = replace(schema, full_names=full_names)
+            sql = spelled(example.sql, schema)
         if (schema.db_id, sql) not in known:
             try:
                 known[schema.db_id, sql] = (*matchers.accepted(sql, schema), "")
             except ValueError as error:
                 known[schema.db_id, sql] = False, 0, str(error)
         whole, taken, reason = known[schema.db_id, sql]
-        if not whole:
-            found.append(Refusal(example, sql[:taken], sql[taken:], reason))
-    return found
+        yield None if whole else Refusal(example, sql[:taken], sql[taken:], reason)
+
+
+def refusals(examples: Iterable[Example], schemas: dict[str, Schema], full_names: bool, matchers: Matchers) -> list[Refusal]:
+    """The examples whose gold, in one of the two spellings, their database's grammar rejects."""
+    return [refusal for refusal in judged(examples, schemas, matchers, full_names) if refusal]
+
+
+def outside(
+    examples: Sequence[Example], schemas: dict[str, Schema], full_names: bool | None = None, seconds: float = CHECK_SECONDS
+) -> tuple[list[Refusal], int]:
+    """-> the examples whose SQL the grammars reject, and how many were looked at; `full_names` as for `judged`.
+
+    After some `seconds` the rest is not looked at: examples come in a random order, TURN of a database, then TURN of the next,
+    since a grammar takes as long to compile as some hundred statements to check. Where there is no grammar, or no llguidance,
+    nothing is rejected.
+    """
+    try:
+        matchers = Matchers()
+    except UserError:
+        return [], 0
+    groups: dict[str, list[Example]] = {}
+    for example in random.Random(0).sample(examples, len(examples)):
+        groups.setdefault(example.db_id, []).append(example)
+    turns = range(0, max(map(len, groups.values())), TURN)
+    order = (example for turn in turns for group in groups.values() for example in group[turn : turn + TURN])
+    found, looked, end = [], 0, time.monotonic() + seconds
+    for refusal in judged(order, schemas, matchers, full_names):
+        looked += 1
+        found += [refusal] if refusal and not refusal.reason else []
+        if time.monotonic() > end:
+            break
+    return found, looked
+
+
+def outside_line(found: Sequence[Refusal], looked: int, count: int, what: str) -> str:
+    """What `outside` found among `count` examples: how many, where the shortest of them leaves the grammar, what to do."""
+    short = min(found, key=lambda refusal: len(refusal.accepted + refusal.rest))
+    accepted, rest = (" ".join(part.split()) for part in (short.accepted, short.rest))
+    shown = f"{'...' * (len(accepted) > 60)}{accepted[-60:]} >>> {rest[:40] or '(goes on)'}{'...' * (len(rest) > 40)}".strip()
+    some = f"{looked:,} {what}" if looked == count else f"{looked:,} {what} looked at (of {count:,})"
+    where = f"outside the grammar that answers are held to, as {shown}"
+    return printable(f"{len(found):,} of {some} are {where}: --no-constrained answers freely")
+
+
+def outside_lines(examples: Sequence[Example], schemas: dict[str, Schema]) -> list[str]:
+    """For `data.spider`: a line if the grammars, with full names, reject some of a split's gold."""
+    found, looked = outside(examples, schemas, full_names=True)
+    return [outside_line(found, looked, len(examples), "gold statements")] if found else []
 
 
 def walked(

@@ -14,7 +14,7 @@ table (`.csv`, `.tsv`); each may be packed by gzip (`dev.jsonl.gz`).
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -312,15 +312,17 @@ def _spider_type(declared: str) -> str:
     return "text"
 
 
-def inspect(directory: str | Path) -> list[str]:
+def inspect(directory: str | Path, judge: Callable[[list[Example], dict[str, Schema]], list[str]] = lambda *_: []) -> list[str]:
     """Lines that describe a directory in Spider's layout: examples, databases present, empty and missing, failing gold.
 
+    `judge` says more of a split's examples, given their schemas.
     Raises UserError where the directory does not exist or holds no split.
     """
     root, lines = Path(directory), []
     for split in splits_in(root):
         path, tables, folder = files_of(root, split)
-        examples = read_examples([path], read_schemas(tables))
+        schemas = read_schemas(tables)
+        examples = read_examples([path], schemas)
         paths = {e.db_id: database_file(folder, e.db_id) for e in examples}
         states = {db_id: _state(path) for db_id, path in sorted(paths.items())}
         counts = {state: sum(s == state for s in states.values()) for state in ("present", "empty", "missing", "unreadable")}
@@ -339,6 +341,7 @@ def inspect(directory: str | Path) -> list[str]:
         lines += [f"  fails: example {e.index} ({e.db_id}): {result.message}" for e, result in failing[:20]]
         if len(failing) > 20:
             lines.append(f"  and {len(failing) - 20:,} more that fail")
+        lines += [f"  {line}" for line in judge(examples, schemas)]
     return lines
 
 
@@ -447,7 +450,8 @@ def _databases_in(folder: Path) -> list[tuple[Path, str]]:
     return [(path, db_id) for db_id, path in found.items()]
 
 
-def main() -> None:
+def main(judge: Callable[[list[Example], dict[str, Schema]], list[str]]) -> None:
+    """The command; `judge` as for `inspect`."""
     parser = command_parser("spider", __doc__)
     parser.add_argument("directory", nargs="*", metavar="DIR", help="a directory in Spider's layout, or to be")
     parser.add_argument("--make", action="store_true", help="write DIR/tables.json from the SQLite files in DIR/database/")
@@ -458,5 +462,5 @@ def main() -> None:
     (directory,) = args.directory
     if args.guess_foreign_keys and not args.make:
         raise UserError("--guess_foreign_keys goes into tables.json: give --make, too")
-    lines = make(directory, args.guess_foreign_keys) if args.make else inspect(directory)
+    lines = make(directory, args.guess_foreign_keys) if args.make else inspect(directory, judge)
     print("\n".join(map(printable, lines)))

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from data.answers.grammar import outside, outside_line
 from data.benchmark import sample, spider
 from data.benchmark.schema import Benchmark
 from data.common.errors import UserError
 from data.training.batches import GROUP_SIZE, area, describe, epoch_updates, packed_passes, padded_passes, shared_tokens
 from data.training.cache import encoded
-from data.training.health import example_warnings
+from data.training.health import OUTSIDE, example_warnings
 from data.training.variation import vary
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class TrainingData:
 
     `train` and `dev`: datasets with the columns of `cache.encoded`. `train` lacks questions that are too long; without a
     training split it is the evaluated split. `dev` holds --eval_examples of the evaluated split, evenly spaced.
-    `updates`: optimiser steps of the whole run; `per_update`: examples in each, over all ranks.
+    `updates`: optimiser steps of the whole run; `per_update`: examples in each, over all ranks. `outside`, after `health`: how
+    many training answers are outside the grammar that answers are held to.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class TrainingData:
         """
         self.options, self.tokenizer, self.padded = options, tokenizer, padded
         evaluated, learned = benchmark.evaluated, "train" if "train" in benchmark.splits else benchmark.evaluated
+        self.learned, self.described, self.outside = benchmark.splits[learned], benchmark.schemas, 0
 
         def tokens_of(asked: Benchmark, split: str) -> "datasets.Dataset":
             return encoded(asked.splits[split], asked.schemas, encode, tokenizer, options["max_input_tokens"], **how)
@@ -88,8 +91,11 @@ class TrainingData:
         """Indices of the questions that fit --max_input_tokens, with schemas shortened as far as needed."""
         return [i for i, ids in enumerate(rows["input_ids"][:]) if len(ids) <= self.options["max_input_tokens"]]
 
-    def health(self, ending: str, collate: Callable, joined: bool = False) -> tuple[str, list[str]]:
-        """A description of the training examples, and warnings about them; arguments as for `example_warnings`."""
+    def health(self, ending: str, collate: Callable, held: bool = False, joined: bool = False) -> tuple[str, list[str]]:
+        """A description of the training examples, and warnings about them.
+
+        `held`: answers are held to a grammar; other arguments as for `example_warnings`.
+        """
         count = self.questions
         line = describe(self.prompts[:count], self.answers[:count], self.schemas[:count], self.per_update)
         warnings = example_warnings(self.train.select(range(count)), self.tokenizer, ending, collate, joined)
@@ -98,6 +104,11 @@ class TrainingData:
         longer = f"are longer than --max_input_tokens {self.options['max_input_tokens']:,}"
         if self.left_out and self.updates:
             warnings.append(f"{self.left_out:,} of {count + self.left_out:,} questions {longer}: they are left out of training")
+        if held and self.updates:
+            found, looked = outside(self.learned, self.described)
+            self.outside = len(found)
+            if self.outside > OUTSIDE * looked:
+                warnings.append(outside_line(found, looked, len(self.learned), "training answers"))
         if unasked := len(self.dev) - len(self._fitting(self.dev)):
             warnings.append(f"{unasked:,} of {len(self.dev):,} questions {longer}: they are not asked, and count as wrong")
         return (
