@@ -53,6 +53,7 @@ MAX_ALIASES, MAX_ALIASED_TABLES, MAX_JOINS = 7, 100, 12
 MAX_NAMES = 20_000  # of tables and columns; larger schemas would take llguidance seconds
 
 COLUMN = "a column of the SELECT list"  # a placeholder in the parts of `_Form.chain`
+CASES = (("CASE", COLUMN, 'simple " THEN " literal otherwise'), ("CASE", COLUMN, 'simple " THEN "', COLUMN, "otherwise"))
 
 
 def grammar(schema: Schema, without: Collection[str] = ()) -> str:
@@ -79,8 +80,29 @@ def grammar(schema: Schema, without: Collection[str] = ()) -> str:
         forms.append(_ByAlias(rules, names))
     for form in forms:
         form.write()
-    return "\n".join([*rules.lines(), *names.lines()]) + TERMINALS
+    functions = (f"{kind}: /{_in_any_case(words)}/" for kind, words in FUNCTIONS.items())
+    return "\n".join([*rules.lines(), *names.lines(), *functions]) + TERMINALS
 
+
+def _in_any_case(words: str) -> str:
+    """A regular expression of words, with letters small or capital; the flag `i` would take other letters too, as a long s."""
+    return re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", "|".join(words.split()))
+
+
+# SQLite's functions, by what stands beside an expression in their brackets
+ARGUMENTS = {
+    "F1": "{} RP",
+    "F2": "{} COMMA literal RP",
+    "F3": "{} COMMA literal COMMA literal RP",
+    "STRFTIME": "STRING COMMA {} RP",
+}
+FUNCTIONS = {
+    "F1": "abs date datetime julianday length lower ltrim round rtrim time trim upper",
+    "F2": "coalesce date ifnull instr nullif round substr",
+    "F3": "coalesce replace substr",
+    "STRFTIME": "strftime",
+    "TIME": "date datetime julianday time",
+}
 
 TERMINALS = r"""
 COMMA: / ?, ?/
@@ -89,14 +111,16 @@ OPEN: /\( ?/
 RP: / ?\)/
 COUNT: "COUNT"
 AGG: "COUNT" | "SUM" | "AVG" | "MIN" | "MAX"
-FUNCTION: /ABS|LENGTH|LOWER|UPPER|ROUND|abs|length|lower|upper|round/
-ROUND: "ROUND" | "round"
 CAST: "CAST" | "cast"
+AS_NAME: AS_WORD | AS_QUOTED
+AS_WORD: / AS [A-Za-z_][A-Za-z0-9_]{0,40}/ & ~/ AS (RESERVED)/
+AS_QUOTED: / AS "[^"\x00-\x1f\x7f-\x9f\u2028\u2029]{1,60}"/
 TYPE: "INTEGER" | "INT" | "REAL" | "FLOAT" | "TEXT"
-DIGIT: /[0-9]/
 DISTINCT: "DISTINCT "
 DISTINCT_OF: /DISTINCT ?\( ?/
-OP: / ?[-+*\/] ?/
+OP: / ?[-+*\/%] ?/
+CONCAT: / ?\|\| ?/
+CASE: "CASE WHEN "
 CMP: / ?(=|!=|<>|<=|>=|<|>) ?/
 LOGIC: " AND " | " OR "
 LIKE: / (NOT )?LIKE /
@@ -108,13 +132,16 @@ JOIN: / (INNER |CROSS |LEFT |LEFT OUTER )?JOIN / | / ?, ?/
 DIRECTION: " ASC" | " DESC"
 SETOP: / (UNION|UNION ALL|INTERSECT|EXCEPT) /
 LIMIT: / LIMIT [0-9]{1,9}/
-OFFSET: / OFFSET [0-9]{1,9}/
+OFFSET: /( OFFSET | ?, ?)[0-9]{1,9}/
 STRING: /'([^'\x00-\x1f\x7f-\x9f\u2028\u2029]|''){0,200}'/
 literal: STRING | NUMBER
 literals: literal (COMMA literal){0,20}
+moment: TIME LP STRING (COMMA STRING){0,2} RP | STRFTIME LP STRING (COMMA STRING){1,2} RP
+simple: CMP literal | LIKE STRING | BETWEEN literal " AND " literal | NULL | IN literals RP
+otherwise: (" ELSE " (literal | "NULL"))? " END"
 UNSIGNED: /[0-9]{1,15}(\.[0-9]{1,15})?/
 NUMBER: /-?[0-9]{1,15}(\.[0-9]{1,15})?/
-"""
+""".replace("RESERVED", _in_any_case(" ".join(sorted(RESERVED))))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -348,41 +375,54 @@ class _Form:
             self.rules.add(rule, f"{self.chain(parts, then)}::_")
         return rule
 
+    def totals(self, aggregate: tuple[str, str, str]) -> list[tuple]:
+        """Aggregates of several columns, as parts."""
+        return [(aggregate, COLUMN, "OP", COLUMN, "RP"), *((aggregate, *case, "RP") for case in CASES)]
+
     def made_of_columns(self, aggregate: tuple[str, str, str]) -> list[tuple]:
         """Other forms of a column of the SELECT list, as parts."""
-        case = ('"CASE WHEN "', COLUMN, 'CMP literal " THEN " literal " ELSE " literal " END"')
+        total, cases, *_ = self.totals(aggregate)
+        alone = [(COLUMN,), (aggregate, COLUMN, "RP")]
         return [
-            (aggregate, COLUMN, "OP", COLUMN, "RP"),
-            (aggregate, *case, "RP"),
-            ("FUNCTION LP", COLUMN, "RP"),
-            ("ROUND LP", COLUMN, "COMMA DIGIT RP"),
-            ("ROUND LP", aggregate, COLUMN, "RP", "COMMA DIGIT RP"),
-            ("CAST LP", COLUMN, '" AS " TYPE RP'),
-            case,
+            *CASES,
+            ("CASE", COLUMN, 'simple " THEN " literal " WHEN "', *CASES[0][1:]),
+            ("F2 LP", COLUMN, "COMMA", COLUMN, "RP"),
+            ("F3 LP", COLUMN, "COMMA literal COMMA literal RP"),
+            *(("F2 LP", *parts, "COMMA literal RP") for parts in (*alone, total)),
+            *(("CAST LP", *parts, '" AS " TYPE RP') for parts in (*alone, ("STRFTIME LP STRING COMMA", COLUMN, "RP"), cases)),
         ]
 
     def select_list(self) -> None:
-        """From after SELECT to FROM. A column has one operator at most, or two if the first is in brackets."""
+        """From after SELECT to FROM. A column has two operators at most."""
         item, end, ended = (self.mark + rule for rule in ("item", "itemend", "itemended"))
         aggregate = "AGG LP", f"set_bit({AGGREGATE})", ""
         plain_operands = [
             (COLUMN,),
+            ("F1 LP", COLUMN, "RP"),
+            ("STRFTIME LP STRING COMMA", COLUMN, "RP"),
             (aggregate, COLUMN, "RP"),
             (aggregate, "DISTINCT", COLUMN, "RP"),
             (('COUNT LP "*" RP', f"set_bit({AGGREGATE})", ""),),
             ((f"OPEN {SCALAR} RP", "_", WITHIN),),
         ]
-        second = self.either("second", plain_operands, ended)
-        self.either("item", plain_operands + self.made_of_columns(aggregate), end)
+        second = self.either("second", plain_operands, f"{self.mark}seconded")
+        first = self.either("first", plain_operands + self.totals(aggregate), end)
+        self.either("item", self.made_of_columns(aggregate), end)
         self.rules.add(item, f"{self.chain(('OPEN', COLUMN, 'OP', COLUMN, 'RP'), end)}::_")
-        self.add("itemend", f"{ended}::_")
-        self.add("itemend", f"OP {second}::_")
-        self.add("itemend", f"OP UNSIGNED {ended}::_")
+        for operand in ("", "UNSIGNED OP", "moment OP"):
+            self.rules.add(item, f"{operand} {first}::_")
+        for operands in ("OP", "OP UNSIGNED OP", "CONCAT", "CONCAT STRING CONCAT"):
+            self.add("itemend", f"{operands} {second}::_")
+        for rule, operands in (("itemend", ("", "OP UNSIGNED", "CONCAT STRING")), ("seconded", ("", "OP UNSIGNED"))):
+            for operand in operands:
+                self.add(rule, f"{operand} {ended}::_")
+        self.add("itemended", f"{self.mark}itemnamed::_")
+        self.add("itemended", f"AS_NAME {self.mark}itemnamed::_")
         more = [f"and(eq({WIDTH}, {width}), lt({COMMAS}, {width - 1}))" for width in range(2, MAX_WIDTH + 1)]
         free = f"and(eq({WIDTH}, 0), lt({COMMAS}, {MAX_WIDTH - 1}))"
-        self.add("itemended", f"COMMA {item}::incr({COMMAS})", _any([free, *more]))
+        self.add("itemnamed", f"COMMA {item}::incr({COMMAS})", _any([free, *more]))
         right = [f"eq({COMMAS_AND_WIDTH}, {width << 3 | width - 1})" for width in range(1, MAX_WIDTH + 1)]
-        self.add("itemended", f'" FROM " {self.mark}from::_', _any([f"eq({WIDTH}, 0)", *right]))
+        self.add("itemnamed", f'" FROM " {self.mark}from::_', _any([f"eq({WIDTH}, 0)", *right]))
         self.rules.add("body", f"{item}::_")
         self.rules.add("body", f"DISTINCT {item}::_")
         self.rules.add("body", f"DISTINCT_OF {self.chain((COLUMN, 'RP'), ended)}::_")
@@ -401,7 +441,7 @@ class _Form:
             self.add("done", f'{where}" GROUP BY " {m}groups::_ {m}hafter::_', some)
             self.add("done", f'{where}" GROUP BY " {m}groups::_ " HAVING " {m}hcond::_ {m}hafter::_', some)
         for number in range(1, 6):
-            self.add("groups", " COMMA ".join([f"{m}col::_"] * number))
+            self.add("groups", " COMMA ".join([f"{m}unit::_"] * number))
         self.add("groups", f"OPEN {m}col::_ RP")
         for limit in LIMITS:
             for h in ("", "h"):
@@ -445,19 +485,41 @@ class _Form:
     def expressions(self, h: str) -> None:
         """Columns, with `h` also aggregates, and expressions of them; one operator at most."""
         m, mh = self.mark, self.mark + h
-        for body in ("literal", f"{mh}expr::_"):
+        for body in ("literal", "moment", f"{mh}expr::_"):
             self.add(f"{h}value", body)
         self.add(f"{h}value", f"OPEN {SCALAR} RP", WITHIN)
-        unit = f"{mh}unit::_"
+        unit, operand, base, part, argument = (f"{mh}{rule}::_" for rule in ("unit", "operand", "base", "part", "argument"))
+        for body in (unit, "UNSIGNED", "moment"):
+            self.add(f"{h}operand", body)
         # a sign after an operator could begin a comment: `--1`
-        for body in (unit, f"{unit} OP {unit}", f"{unit} OP UNSIGNED", f"OPEN {unit} OP {unit} RP", f"OPEN {unit} RP"):
+        for body in (unit, f"{unit} OP {operand}", f"{unit} OP {operand} OP {operand}", f"OPEN {unit} OP {unit} RP"):
             self.add(f"{h}expr", body)
-        units = [f"{m}col::_", f"FUNCTION LP {m}col::_ RP", f'CAST LP {m}col::_ " AS " TYPE RP']
+        for body in (f"OPEN {unit} RP", f"UNSIGNED OP {unit}", f"UNSIGNED OP {unit} OP {operand}", f"moment OP {unit}"):
+            self.add(f"{h}expr", body)
+        for body in (f"{unit} CONCAT {unit}", f"{unit} CONCAT STRING", f"{unit} CONCAT STRING CONCAT {unit}"):
+            self.add(f"{h}expr", body)
+        for kind, arguments in ARGUMENTS.items():
+            self.add(f"{h}unit", f"{kind} LP {arguments.format(argument)}")
+        self.add(f"{h}unit", base)
+        self.add(f"{h}unit", f'CAST LP {argument} " AS " TYPE RP')
+        self.add(f"{h}unit", f"F2 LP {base} COMMA {base} RP")
+        when = f'{argument} simple " THEN " {mh}branch::_'
+        for number in range(1, 4):
+            for end in ('" END"', f'" ELSE " {mh}branch::_ " END"'):
+                whens = ' " WHEN " '.join([when] * number)
+                self.add(f"{h}unit", f"CASE {whens} {end}")
+        for body in ("literal", '"NULL"', base):
+            self.add(f"{h}branch", body)
+        for body in (base, f"F1 LP {base} RP", f"STRFTIME LP STRING COMMA {base} RP"):
+            self.add(f"{h}part", body)
+        for body in (part, f"{part} OP {part}", f"{part} OP UNSIGNED"):
+            self.add(f"{h}argument", body)
+        bases = [f"{m}col::_"]
         if h:
-            units += ['COUNT LP "*" RP', f"AGG LP {m}col::_ RP", f"AGG LP DISTINCT {m}col::_ RP"]
-            units += [f"AGG LP {m}col::_ OP {m}col::_ RP"]
-        for body in units:
-            self.add(f"{h}unit", body)
+            bases += ['COUNT LP "*" RP', f"AGG LP {m}unit::_ RP", f"AGG LP DISTINCT {m}col::_ RP"]
+            bases += [f"AGG LP {m}col::_ OP {m}col::_ RP"]
+        for body in bases:
+            self.add(f"{h}base", body)
 
     def on(self, rule: str, then: str) -> None:
         """An optional ON after a joined table, then `then`."""
@@ -618,8 +680,11 @@ class _ByAlias(_Form):
         """The terminal of an alias with a full stop."""
         return self.names.terminal("ALIAS", rf"[Tt]{alias + 1}\.")
 
+    def totals(self, aggregate: tuple[str, str, str]) -> list[tuple]:
+        return super().totals(aggregate)[:1]  # the others, and those below, would double a grammar's compile time
+
     def made_of_columns(self, aggregate: tuple[str, str, str]) -> list[tuple]:
-        return [(aggregate, COLUMN, "OP", COLUMN, "RP")]  # the others would double a grammar's compile time
+        return []
 
     def alone(self, table: int) -> Iterator[str]:
         """The terminals of a table's columns that no other table has."""
