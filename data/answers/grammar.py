@@ -280,6 +280,7 @@ def _joined(function: str, conditions: Sequence[str]) -> str:
 
 WITHIN = f"lt({DEPTH}, {MAX_DEPTH})"
 SCALAR = f"scalar::bit_and({DEPTH_BITS:#x})"  # a SELECT of one column
+WITH_TABLES = f"bit_and({DEPTH_BITS | (1 << TABLE_BITS) - 1:#x})"  # a SELECT that may refer to the tables around it
 INNER = f"inner::bit_and({DEPTH_BITS:#x})"  # a SELECT of any number of columns
 
 
@@ -384,7 +385,7 @@ class _Form:
         total, cases, *_ = self.totals(aggregate)
         alone = [(COLUMN,), (aggregate, COLUMN, "RP")]
         return [
-            *CASES,
+            CASES[0],
             ("CASE", COLUMN, 'simple " THEN " literal " WHEN "', *CASES[0][1:]),
             ("F2 LP", COLUMN, "COMMA", COLUMN, "RP"),
             ("F3 LP", COLUMN, "COMMA literal COMMA literal RP"),
@@ -425,10 +426,15 @@ class _Form:
         self.add("itemnamed", f'" FROM " {self.mark}from::_', _any([f"eq({WIDTH}, 0)", *right]))
         self.rules.add("body", f"{item}::_")
         self.rules.add("body", f"DISTINCT {item}::_")
-        self.rules.add("body", f"DISTINCT_OF {self.chain((COLUMN, 'RP'), ended)}::_")
+        self.rules.add("body", f"DISTINCT_OF {self.chain((COLUMN, 'RP'), end)}::_")
         for distinct in ("", "DISTINCT "):
             self.rules.add("body", f'{distinct}"*" {self.mark}all::bit_or({STAR:#x})', f"eq({WIDTH}, 0)")
         self.add("all", f'" FROM " {self.mark}from::_')
+        # within a condition, and about its tables: no further SELECT, and no aggregate, which might be one of the outer columns
+        inmost = MAX_DEPTH << 61 | 1 << UNORDERED
+        for what in ("1", "*"):
+            self.add("exists", f'"SELECT {what}" {self.mark}all::bit_or({inmost:#x})')
+        self.add("related", f'"SELECT " {item}::bit_or({inmost | 1 << 56:#x})')
 
     def clauses(self) -> None:
         """All after FROM. HAVING may have aggregates, and so may ORDER BY after GROUP BY or if the SELECT list has one."""
@@ -437,9 +443,10 @@ class _Form:
         for where, condition in (("", ""), (f'" WHERE " {m}cond::_ ', some)):
             for bit, after in (("clear", "after"), ("set", "hafter")):
                 self.add("done", f"{where}{m}{after}::_", _both(condition, f"bit_{bit}({AGGREGATE})"))
-            self.add("done", f'{where}" HAVING " {m}hcond::_ {m}hafter::_', _both(some, f"bit_set({AGGREGATE})"))
-            self.add("done", f'{where}" GROUP BY " {m}groups::_ {m}hafter::_', some)
-            self.add("done", f'{where}" GROUP BY " {m}groups::_ " HAVING " {m}hcond::_ {m}hafter::_', some)
+            outer = _both(some, WITHIN)
+            self.add("done", f'{where}" HAVING " {m}hcond::_ {m}hafter::_', _both(outer, f"bit_set({AGGREGATE})"))
+            self.add("done", f'{where}" GROUP BY " {m}groups::_ {m}hafter::_', outer)
+            self.add("done", f'{where}" GROUP BY " {m}groups::_ " HAVING " {m}hcond::_ {m}hafter::_', outer)
         for number in range(1, 6):
             self.add("groups", " COMMA ".join([f"{m}unit::_"] * number))
         self.add("groups", f"OPEN {m}col::_ RP")
@@ -480,6 +487,7 @@ class _Form:
         self.add(f"{h}test", f'"NOT " {m}expr::_ CMP {m}value::_')
         self.add(f"{h}test", f"{m}expr::_ IN {SCALAR} RP", WITHIN)
         self.add(f"{h}test", f"EXISTS {INNER} RP", WITHIN)
+        self.add(f"{h}test", f"EXISTS {self.mark}exists::{WITH_TABLES} RP", WITHIN)
         self.add(f"{h}test", f"OPEN {SCALAR} RP CMP {m}value::_", WITHIN)
 
     def expressions(self, h: str) -> None:
@@ -488,6 +496,7 @@ class _Form:
         for body in ("literal", "moment", f"{mh}expr::_"):
             self.add(f"{h}value", body)
         self.add(f"{h}value", f"OPEN {SCALAR} RP", WITHIN)
+        self.add(f"{h}value", f"OPEN {m}related::{WITH_TABLES} RP", WITHIN)
         unit, operand, base, part, argument = (f"{mh}{rule}::_" for rule in ("unit", "operand", "base", "part", "argument"))
         for body in (unit, "UNSIGNED", "moment"):
             self.add(f"{h}operand", body)
@@ -615,7 +624,8 @@ class _ByName(_Form):
             others = sorted(owners - {table})
             one = [_all([self.is_joined(t), *(self.is_not_joined(s) for s in others if s != t)]) for t in others]
             if 0 < len(one) < 6:
-                self.add(rule, f'{self.names.table(table)} " USING" LP {terminal} RP {then}', _any(one))
+                one = f"and({_any(one)}, bit_clear({UNORDERED}))"  # else a table around this SELECT may have the column
+                self.add(rule, f'{self.names.table(table)} " USING" LP {terminal} RP {then}', one)
 
     def columns(self) -> None:
         for table in self.with_columns():
