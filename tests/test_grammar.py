@@ -71,6 +71,24 @@ TAKEN = [
     "SELECT CAST(singer.Age AS REAL) , CASE WHEN singer.Age > 3 THEN 'old' ELSE 'young' END FROM singer",
     "SELECT (SELECT COUNT(*) FROM singer) - (SELECT COUNT(*) FROM concert)",
     "SELECT COUNT(*) FROM singer WHERE EXISTS (SELECT * FROM concert)",
+    # what one's own data often has
+    "SELECT strftime('%Y', concert.Year) , COUNT(*) AS n FROM concert GROUP BY STRFTIME('%Y', concert.Year) ORDER BY 2",
+    "SELECT concert.id FROM concert WHERE concert.Year >= date('now', '-1 month') AND Date(concert.Year) != 'x'",
+    "SELECT julianday('now') - julianday(concert.Year) AS \"days ago\" FROM concert WHERE JULIANDAY('now') - concert.Year > 3",
+    "SELECT singer.Name || ' ' || singer.id , trim(singer.Name) || '!' FROM singer WHERE singer.Name || singer.Age != ''",
+    "SELECT CAST(SUM(CASE WHEN singer.Age > 3 THEN 1 ELSE 0 END) AS REAL) * 100 / COUNT(*) FROM singer",
+    "SELECT 100.0 * SUM(CASE WHEN singer.Name LIKE 'a%' THEN 1 END) / COUNT(*) , ROUND(SUM(singer.Age * singer.id) , 2) FROM singer",
+    "SELECT SUM(CASE WHEN singer.Age IS NULL THEN singer.id ELSE 0 END) , COALESCE(SUM(singer.Age), 0) FROM singer",
+    "SELECT CASE WHEN singer.Age < 9 THEN 'a' WHEN singer.Age IN (9 , 10) THEN 'b' ELSE NULL END AS old FROM singer",
+    "SELECT ifnull(singer.Name, singer.Age), replace(singer.Name, 'a', 'b'), substr(singer.Name , 1 , 4) FROM singer",
+    "SELECT nullif(singer.Age , 0) , instr(singer.Name , '@') , CAST(strftime('%m', singer.Age) AS INTEGER) FROM singer",
+    "SELECT singer.Name FROM singer GROUP BY substr(singer.Name , 1 , 1) HAVING SUM(CASE WHEN singer.Age = 0 THEN 1 ELSE 0 END) > 3",
+    "SELECT singer.Name FROM singer ORDER BY CASE WHEN singer.Age IS NULL THEN 1 ELSE 0 END , lower(singer.Name) LIMIT 5 , 10",
+    "SELECT singer.Name FROM singer WHERE coalesce(singer.Age , 0) * 2 - 1 > 3 OR 100.0 * singer.Age / singer.id > 5",
+    "SELECT singer.Name FROM singer WHERE NOT EXISTS (SELECT 1 FROM concert WHERE concert.id = singer.id)",
+    "SELECT singer.Name FROM singer WHERE EXISTS (SELECT * FROM concert JOIN singer_in_concert ON "
+    "concert.id = singer_in_concert.concert_id WHERE singer_in_concert.singer_id = singer.id AND concert.Year > 3)",
+    "SELECT T1.Name FROM singer AS T1 WHERE NOT EXISTS (SELECT T2.id FROM singer AS T2 WHERE T2.Age > T1.Age)",
     "SELECT singer.Name FROM singer WHERE singer.Name IN ('a' , 'O''Neil' , 'Zoë' , '北京 🎤 абв') AND singer.Age - 1 > 2",
 ]
 REFUSED = [
@@ -98,6 +116,17 @@ REFUSED = [
     "SELECT singer.id FROM singer ORDER BY singer.id UNION SELECT concert.id FROM concert",
     "SELECT singer.Name FROM singer LIMIT 1 UNION SELECT concert.Theme FROM concert",
     "SELECT singer.Name FROM singer WHERE singer.Age --1",  # a comment
+    "SELECT singer.Name AS select FROM singer",  # a word that is no name
+    "SELECT singer.Name AS Group FROM singer",
+    "SELECT substr(singer.Name) FROM singer",  # too few arguments
+    "SELECT singer.Name FROM singer WHERE replace(singer.Name , 'a') = 'b'",
+    "SELECT length(singer.Name , 1) FROM singer",  # too many
+    "SELECT \u017fubstr(singer.Name , 1) FROM singer",  # a long s is no s
+    "SELECT singer.Name FROM singer GROUP BY SUM(singer.Age)",
+    "SELECT singer.Name FROM singer WHERE EXISTS (SELECT 1 FROM concert WHERE singer_in_concert.singer_id = singer.id)",
+    "SELECT singer.Name FROM singer WHERE EXISTS (SELECT 1 FROM concert GROUP BY concert.id HAVING SUM(singer.Age) > 3)",
+    "SELECT singer.Name FROM singer WHERE EXISTS (SELECT 1 FROM singer_in_concert JOIN concert USING (id))",
+    "SELECT singer.Name FROM singer WHERE singer.Age = (SELECT singer.Age , concert.id FROM concert)",
     "SELECT singer.Name FROM singer WHERE singer.Name = 'x",  # unfinished
     "SELECT singer.Name FROM",
     "SELECT singer.Name",

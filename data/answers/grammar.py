@@ -110,7 +110,7 @@ LP: / ?\( ?/
 OPEN: /\( ?/
 RP: / ?\)/
 COUNT: "COUNT"
-AGG: "COUNT" | "SUM" | "AVG" | "MIN" | "MAX"
+AGG: "COUNT" | "SUM" | "AVG" | "MIN" | "MAX" | "GROUP_CONCAT" | "group_concat"
 CAST: "CAST" | "cast"
 AS_NAME: AS_WORD | AS_QUOTED
 AS_WORD: / AS [A-Za-z_][A-Za-z0-9_]{0,40}/ & ~/ AS (RESERVED)/
@@ -382,6 +382,8 @@ class _Form:
 
     def made_of_columns(self, aggregate: tuple[str, str, str]) -> list[tuple]:
         """Other forms of a column of the SELECT list, as parts."""
+        if len(self.places) > MAX_ALIASED_TABLES:  # llguidance has room for 65,525 symbols
+            return []
         total, cases, *_ = self.totals(aggregate)
         alone = [(COLUMN,), (aggregate, COLUMN, "RP")]
         return [
@@ -430,11 +432,10 @@ class _Form:
         for distinct in ("", "DISTINCT "):
             self.rules.add("body", f'{distinct}"*" {self.mark}all::bit_or({STAR:#x})', f"eq({WIDTH}, 0)")
         self.add("all", f'" FROM " {self.mark}from::_')
-        # within a condition, and about its tables: no further SELECT, and no aggregate, which might be one of the outer columns
-        inmost = MAX_DEPTH << 61 | 1 << UNORDERED
-        for what in ("1", "*"):
-            self.add("exists", f'"SELECT {what}" {self.mark}all::bit_or({inmost:#x})')
-        self.add("related", f'"SELECT " {item}::bit_or({inmost | 1 << 56:#x})')
+        # of EXISTS, whose columns may be of the tables around it: without aggregates, which might then belong there
+        inmost = f"bit_or({MAX_DEPTH << 61 | 1 << UNORDERED:#x})"
+        for what, then in ((" 1", "all"), (" *", "all"), (" ", "item")):
+            self.add("exists", f'"SELECT{what}" {self.mark}{then}::{inmost}')
 
     def clauses(self) -> None:
         """All after FROM. HAVING may have aggregates, and so may ORDER BY after GROUP BY or if the SELECT list has one."""
@@ -486,7 +487,6 @@ class _Form:
         self.add(f"{h}test", f'"NOT " {m}expr::_ LIKE STRING')
         self.add(f"{h}test", f'"NOT " {m}expr::_ CMP {m}value::_')
         self.add(f"{h}test", f"{m}expr::_ IN {SCALAR} RP", WITHIN)
-        self.add(f"{h}test", f"EXISTS {INNER} RP", WITHIN)
         self.add(f"{h}test", f"EXISTS {self.mark}exists::{WITH_TABLES} RP", WITHIN)
         self.add(f"{h}test", f"OPEN {SCALAR} RP CMP {m}value::_", WITHIN)
 
@@ -496,7 +496,6 @@ class _Form:
         for body in ("literal", "moment", f"{mh}expr::_"):
             self.add(f"{h}value", body)
         self.add(f"{h}value", f"OPEN {SCALAR} RP", WITHIN)
-        self.add(f"{h}value", f"OPEN {m}related::{WITH_TABLES} RP", WITHIN)
         unit, operand, base, part, argument = (f"{mh}{rule}::_" for rule in ("unit", "operand", "base", "part", "argument"))
         for body in (unit, "UNSIGNED", "moment"):
             self.add(f"{h}operand", body)
