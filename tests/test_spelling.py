@@ -62,8 +62,26 @@ SPELLED = {
     ),
     "SELECT T1.* FROM pets AS T1 , owner AS T2": "SELECT Pets.* FROM Pets , owner",
     "SELECT a.name FROM pets AS a JOIN owner AS T2 ON a.oid = T2.id": (
-        "SELECT a.Name FROM Pets AS a JOIN owner ON a.oid = owner.id"  # a name that somebody chose
+        "SELECT Pets.Name FROM Pets JOIN owner ON Pets.oid = owner.id"
     ),
+    "SELECT a.name FROM pets a JOIN owner o ON a.oid = o.id": ("SELECT Pets.Name FROM Pets JOIN owner ON Pets.oid = owner.id"),
+    # names of results
+    "SELECT kind , count(*) AS n FROM pets GROUP BY kind HAVING n > 1 ORDER BY n DESC , kind": (
+        "SELECT kind , COUNT(*) AS n FROM Pets GROUP BY kind HAVING COUNT(*) > 1 ORDER BY COUNT(*) DESC , kind"
+    ),
+    "SELECT CASE WHEN id > 2 THEN 'a' ELSE 'b' END AS half , count(*) FROM pets GROUP BY half ORDER BY half": (
+        "SELECT CASE WHEN id > 2 THEN 'a' ELSE 'b' END AS half , COUNT(*) FROM Pets "
+        "GROUP BY CASE WHEN id > 2 THEN 'a' ELSE 'b' END ORDER BY CASE WHEN id > 2 THEN 'a' ELSE 'b' END"
+    ),
+    # a column of that name comes before in GROUP BY, a comparison is no side of another, a set operation has names alone
+    "SELECT max(id) AS kind FROM pets GROUP BY kind ORDER BY kind": (
+        "SELECT MAX(id) AS kind FROM Pets GROUP BY kind ORDER BY MAX(id)"
+    ),
+    "SELECT id > 2 AS big FROM pets GROUP BY id HAVING big = 1": "SELECT id > 2 AS big FROM Pets GROUP BY id HAVING big = 1",
+    "SELECT id AS n FROM pets UNION SELECT id FROM owner ORDER BY n": (
+        "SELECT id AS n FROM Pets UNION SELECT id FROM owner ORDER BY n"
+    ),
+    "SELECT , AS n ORDER BY n": "SELECT , AS n ORDER BY n",
     # a table joined with itself
     "SELECT T2.name FROM pets AS T1 JOIN pets AS T2 ON T1.id = T2.oid": (
         "SELECT T2.Name FROM Pets AS T1 JOIN Pets AS T2 ON T1.id = T2.oid"
@@ -100,7 +118,7 @@ SPELLED = {
     ),
     # what a column is called
     "SELECT kind , count(*) AS number FROM pets GROUP BY kind ORDER BY number": (
-        "SELECT kind , COUNT(*) AS number FROM Pets GROUP BY kind ORDER BY number"
+        "SELECT kind , COUNT(*) AS number FROM Pets GROUP BY kind ORDER BY COUNT(*)"
     ),
     "SELECT count(*) AS T1 FROM pets": "SELECT COUNT(*) AS T1 FROM Pets",
     # quotes
@@ -166,6 +184,11 @@ def test_how_it_is_spelled(rows, sql, expected):
         'SELECT kind , count(*) AS "n" FROM pets GROUP BY kind ORDER BY "n" DESC , kind',
         'SELECT * FROM (SELECT T1.name AS "who" FROM pets AS T1) WHERE "who" = \'Rex\'',
         'SELECT kind , count(*) AS n FROM pets GROUP BY kind ORDER BY "n" DESC , kind',
+        "SELECT max(id) AS kind FROM pets GROUP BY kind HAVING kind > 'a' ORDER BY kind",
+        "SELECT DISTINCT kind AS k , id FROM pets WHERE id IN (SELECT id AS k FROM pets ORDER BY k) ORDER BY k , id",
+        "SELECT count - 1 AS few FROM pets GROUP BY few HAVING few > 1 AND few < 9 OR few = 0 ORDER BY few * 2 , few",
+        "SELECT p.name FROM pets p JOIN owner AS pets ON pets.id = p.oid",
+        "SELECT p.name FROM pets p WHERE EXISTS (SELECT 1 FROM pets q WHERE q.oid = p.oid AND q.id < p.id)",
         'SELECT kind , count(*) n FROM pets GROUP BY kind ORDER BY "n" DESC , kind',
         "SELECT T1.id FROM pets AS T1 UNION SELECT T2.id FROM owner AS T2 ORDER BY T1.id",
         # quotes

@@ -20,7 +20,6 @@ from data.benchmark.schema import Schema
 PIECE = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*(?:\]|\Z)|(?:\w|[^\x00-\x7f\s])+|\s+|[^\w\s'"`\[]"""
 )
-ALIAS = re.compile(r"t\d+")
 KEYWORDS = frozenset(
     "all and as asc avg between by case cast count desc distinct else end except exists from group having in inner intersect "
     "is join left like limit max min not null on or order outer select sum then union when where".split()
@@ -30,6 +29,9 @@ JOINS = frozenset("cross full indexed natural right using window".split())
 OPERATORS = (KEYWORDS | RESERVED | JOINS | frozenset("filter glob match offset over partition range regexp with".split())) - {
     *("current_date", "current_time", "current_timestamp", "end", "null")
 }
+# words that bind no closer than a comparison, and those that may follow a term of ORDER BY or GROUP BY
+LOOSE = frozenset("= < > ! and or not in is like between".split())
+ENDS = frozenset(["", ",", "asc", "desc", "limit", "having", "order"])
 LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # SQLite ignores case only in ASCII
 CLAUSES = frozenset("select from where group having order limit on union intersect except".split())
 
@@ -39,7 +41,7 @@ def plain(sql: str, schema: Schema) -> str:
     pieces = PIECE.findall(sql)
     if "".join(pieces) != sql or any(piece[0] == "[" and piece[-1] != "]" for piece in pieces):  # an unclosed quote
         return sql
-    pieces = _without_aliases(pieces)
+    pieces = _with_results(_without_aliases(pieces), {_lower(name) for _, name in schema.columns})
     words = [piece for piece in pieces if not piece.isspace()]
     spell = _spelling(words, schema)
     tables = {_lower(name): name for name in reversed(schema.tables)}
@@ -187,11 +189,11 @@ def _has_alias(lower: list[str], place: int) -> bool:
 
 
 def _without_aliases(pieces: list[str]) -> list[str]:
-    """Replace T1, T2 ... by the tables' names in the pieces of a statement, unless that could change its meaning."""
+    """Replace aliases by the tables' names in the pieces of a statement, unless that could change its meaning."""
     words = [i for i, piece in enumerate(pieces) if not piece.isspace()]
     lower = [_lower(pieces[i]) for i in words] + [""] * 3
     scope, outer, tables = _scopes(lower)
-    old: dict[tuple[int, str], str] = {}  # (SELECT, name of a table in it) -> its name without T1, T2 ...
+    old: dict[tuple[int, str], str] = {}  # (SELECT, name of a table in it) -> its name without alias
     gone: set[int] = set()
     for place in tables:
         table, behind, alias = lower[place : place + 3]
@@ -204,11 +206,11 @@ def _without_aliases(pieces: list[str]) -> list[str]:
             name = kept = alias
         elif _has_alias(lower, place):
             name = kept = behind
-        if behind == "as" and ALIAS.fullmatch(alias) and table != ")":
+        if name != table and table != ")":
             if table in KEYWORDS:  # `cast.id` is not SQL, and one alias among tables' names is no style
                 return pieces
             kept = pieces[words[place]]
-            gone.update(range(words[place] + 1, words[place + 2] + 1))
+            gone.update(range(words[place] + 1, words[place + 1 + (behind == "as")] + 1))
         if (scope[place], _bare(name)) in old:
             return pieces
         old[scope[place], _bare(name)] = kept
@@ -231,6 +233,41 @@ def _without_aliases(pieces: list[str]) -> list[str]:
             if _lower(kept) != name:
                 written[i] = kept
     return [piece for i, piece in enumerate(written) if i not in gone]
+
+
+def _with_results(pieces: list[str], columns: Container[str]) -> list[str]:
+    """Replace names that the SELECT list gives its results (`AS n`) by what they stand for, where clauses behind use them.
+
+    In ORDER BY such a name goes before a column's, elsewhere behind. Left as they are: statements of several SELECTs side by
+    side, and names within brackets or expressions, but for one side of a comparison.
+    """
+    words = [i for i, piece in enumerate(pieces) if not piece.isspace()]
+    lower = [_lower(pieces[i]) for i in words] + [""]
+    if lower[0] == "with" or {"union", "intersect", "except"} & set(lower):
+        return pieces
+    written, named = [[piece] for piece in pieces], {}
+    depth, clause, begin = 0, "", 0
+    for place, word in enumerate(lower[:-1]):
+        depth += (word == "(") - (word == ")")
+        if depth:
+            continue
+        clause = word if word in CLAUSES else clause
+        before, behind, bare = lower[place - 1], lower[place + 1], _bare(word)
+        if clause == "select" and word in ("select", "distinct", ","):
+            begin = place + 1
+        elif clause == "select" and before == "as" and begin < place - 1:
+            named[bare] = slice(words[begin], words[place - 2] + 1), LOOSE.isdisjoint(lower[begin : place - 1])
+        elif word[0] != "'" and bare in named and before in ("by", ",", "having", "and", "or"):
+            meant, single = named[bare]
+            compared = clause == "having" and behind in ("=", "<", ">", "!") and single
+            if (
+                clause == "order"
+                and behind in ENDS
+                or bare not in columns
+                and (compared or clause == "group" and behind in ENDS)
+            ):
+                written[words[place]] = pieces[meant]
+    return [piece for group in written for piece in group]
 
 
 def _finder(names: Container[tuple[int, str]], outer: list[int | None]) -> Callable[[int | None, str], int | None]:
