@@ -186,7 +186,20 @@ def test_no_control_character_stands_in_a_text(matchers, text):
 
 @pytest.mark.parametrize("full_names", [True, False])
 @pytest.mark.parametrize(
-    "endless", [" OR Name = 'x'", " , Name", " + Age", " UNION SELECT Age FROM singer", "(", "x", "9", " JOIN singer"]
+    "endless",
+    [
+        " OR Name = 'x'",
+        " , Name",
+        " + Age",
+        " UNION SELECT Age FROM singer",
+        "(",
+        "x",
+        "9",
+        " JOIN singer",
+        "n",
+        " || Name",
+        " WHEN Age = 1 THEN 2",
+    ],
 )
 def test_nothing_repeats_for_ever(matchers, endless, full_names):
     starts = {
@@ -198,6 +211,9 @@ def test_nothing_repeats_for_ever(matchers, endless, full_names):
         " JOIN singer": "SELECT Age FROM singer",
         " , Name": "SELECT Name",
         " + Age": "SELECT Age",
+        "n": "SELECT Age AS ",
+        " || Name": "SELECT Name",
+        " WHEN Age = 1 THEN 2": "SELECT CASE",
     }
     sql = starts[endless] + endless * 300
     if full_names:

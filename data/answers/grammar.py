@@ -13,6 +13,7 @@ Rules that stand here because llguidance 1.9.1 needs them:
 - its lexer does not go back: a terminal may end in an optional space, but not in an optional tail behind a space;
 - it completes a rule for every parameter with which the rule began at the same place. So all that changes the parameter (the
   SELECT list, FROM) is written with each piece naming the next, and only behind FROM, where one value is left, do rules nest;
+- it reads one text in two ways only if both have the same parameter: of two, a rule at one place heeds one;
 - it panics at a rule whose one alternative changes the parameter, and at a recursive rule with a constant one: so the former
   gets another alternative, never taken, and parameters of SELECTs within are made from the outer one's.
 
@@ -80,8 +81,8 @@ def grammar(schema: Schema, without: Collection[str] = ()) -> str:
         forms.append(_ByAlias(rules, names))
     for form in forms:
         form.write()
-    functions = (f"{kind}: /{_in_any_case(words)}/" for kind, words in FUNCTIONS.items())
-    return "\n".join([*rules.lines(), *names.lines(), *functions]) + TERMINALS
+    words = (f"{kind}: /{_in_any_case(each)}/" for kind, each in WORDS.items())
+    return "\n".join([*rules.lines(), *names.lines(), *words]) + TERMINALS
 
 
 def _in_any_case(words: str) -> str:
@@ -89,19 +90,21 @@ def _in_any_case(words: str) -> str:
     return re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", "|".join(words.split()))
 
 
-# SQLite's functions, by what stands beside an expression in their brackets
+# SQLite's functions, by what stands in their brackets beside an expression, and other words in small or capital letters
 ARGUMENTS = {
     "F1": "{} RP",
     "F2": "{} COMMA literal RP",
     "F3": "{} COMMA literal COMMA literal RP",
     "STRFTIME": "STRING COMMA {} RP",
 }
-FUNCTIONS = {
+WORDS = {
     "F1": "abs date datetime julianday length lower ltrim round rtrim time trim upper",
     "F2": "coalesce date ifnull instr nullif round substr",
     "F3": "coalesce replace substr",
     "STRFTIME": "strftime",
     "TIME": "date datetime julianday time",
+    "CAST": "cast",
+    "TYPE": "integer int real float double numeric text",
 }
 
 TERMINALS = r"""
@@ -111,11 +114,9 @@ OPEN: /\( ?/
 RP: / ?\)/
 COUNT: "COUNT"
 AGG: "COUNT" | "SUM" | "AVG" | "MIN" | "MAX" | "GROUP_CONCAT" | "group_concat"
-CAST: "CAST" | "cast"
 AS_NAME: AS_WORD | AS_QUOTED
 AS_WORD: / AS [A-Za-z_][A-Za-z0-9_]{0,40}/ & ~/ AS (RESERVED)/
 AS_QUOTED: / AS "[^"\x00-\x1f\x7f-\x9f\u2028\u2029]{1,60}"/
-TYPE: "INTEGER" | "INT" | "REAL" | "FLOAT" | "TEXT"
 DISTINCT: "DISTINCT "
 DISTINCT_OF: /DISTINCT ?\( ?/
 OP: / ?[-+*\/%] ?/
@@ -280,8 +281,8 @@ def _joined(function: str, conditions: Sequence[str]) -> str:
 
 WITHIN = f"lt({DEPTH}, {MAX_DEPTH})"
 SCALAR = f"scalar::bit_and({DEPTH_BITS:#x})"  # a SELECT of one column
-WITH_TABLES = f"bit_and({DEPTH_BITS | (1 << TABLE_BITS) - 1:#x})"  # a SELECT that may refer to the tables around it
 INNER = f"inner::bit_and({DEPTH_BITS:#x})"  # a SELECT of any number of columns
+WITH_TABLES = f"bit_and({DEPTH_BITS | (1 << TABLE_BITS) - 1:#x})"  # what a SELECT keeps that refers to the tables around it
 
 
 def _selects(rules: _Rules, names: _Names) -> None:
@@ -491,7 +492,7 @@ class _Form:
         self.add(f"{h}test", f"OPEN {SCALAR} RP CMP {m}value::_", WITHIN)
 
     def expressions(self, h: str) -> None:
-        """Columns, with `h` also aggregates, and expressions of them; one operator at most."""
+        """Columns, with `h` also aggregates, and expressions of them: two operators at most, functions two deep."""
         m, mh = self.mark, self.mark + h
         for body in ("literal", "moment", f"{mh}expr::_"):
             self.add(f"{h}value", body)

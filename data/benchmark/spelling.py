@@ -4,9 +4,9 @@
     SELECT owner.name FROM pets JOIN owner ON pets.oid = owner.id WHERE pets.kind = 'dog'
 
 Names are written as in the schema, in double quotes where needed; tables have their names instead of T1 and T2, which say
-nothing until the FROM clause is reached; keywords are in upper case, texts in single quotes. The meaning stays the same: all
-of Spider's dev answers in this spelling score as right in execution and exact set match (`tests/test_spelling.py`, for the
-sample).
+nothing until the FROM clause is reached; where ORDER BY and others name a result (`AS n`), it is written out; keywords are in
+upper case, texts in single quotes. The meaning stays the same: all of Spider's dev answers in this spelling score as right in
+execution and exact set match (`tests/test_spelling.py`, for the sample).
 """
 
 import re
