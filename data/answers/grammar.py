@@ -113,7 +113,7 @@ LP: / ?\( ?/
 OPEN: /\( ?/
 RP: / ?\)/
 COUNT: "COUNT"
-AGG: "COUNT" | "SUM" | "AVG" | "MIN" | "MAX" | "GROUP_CONCAT" | "group_concat"
+AGG: "COUNT" | "SUM" | "AVG" | "MIN" | "MAX"
 AS_NAME: AS_WORD | AS_QUOTED
 AS_WORD: / AS [A-Za-z_][A-Za-z0-9_]{0,40}/ & ~/ AS (RESERVED)/
 AS_QUOTED: / AS "[^"\x00-\x1f\x7f-\x9f\u2028\u2029]{1,60}"/
