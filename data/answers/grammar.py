@@ -349,6 +349,10 @@ class _Form:
         """The condition, valid after FROM, that FROM has the table."""
         raise NotImplementedError
 
+    def spare(self) -> str:
+        """The condition, valid after FROM, that a FROM within this SELECT can name a further table."""
+        raise NotImplementedError
+
     def has_columns(self) -> str:
         """The condition that a table in FROM has columns; empty where every table has some."""
         some = self.with_columns()
@@ -434,9 +438,8 @@ class _Form:
             self.rules.add("body", f'{distinct}"*" {self.mark}all::bit_or({STAR:#x})', f"eq({WIDTH}, 0)")
         self.add("all", f'" FROM " {self.mark}from::_')
         # of EXISTS, whose columns may be of the tables around it: without aggregates, which might then belong there
-        inmost = f"bit_or({MAX_DEPTH << 61 | 1 << UNORDERED:#x})"
-        for what, then in ((" 1", "all"), (" *", "all"), (" ", "item")):
-            self.add("exists", f'"SELECT{what}" {self.mark}{then}::{inmost}')
+        for what in ("1", "*"):
+            self.add("exists", f'"SELECT {what}" {self.mark}all::bit_or({MAX_DEPTH << 61 | 1 << UNORDERED:#x})')
 
     def clauses(self) -> None:
         """All after FROM. HAVING may have aggregates, and so may ORDER BY after GROUP BY or if the SELECT list has one."""
@@ -488,7 +491,7 @@ class _Form:
         self.add(f"{h}test", f'"NOT " {m}expr::_ LIKE STRING')
         self.add(f"{h}test", f'"NOT " {m}expr::_ CMP {m}value::_')
         self.add(f"{h}test", f"{m}expr::_ IN {SCALAR} RP", WITHIN)
-        self.add(f"{h}test", f"EXISTS {self.mark}exists::{WITH_TABLES} RP", WITHIN)
+        self.add(f"{h}test", f"EXISTS {self.mark}exists::{WITH_TABLES} RP", _both(WITHIN, self.spare()))
         self.add(f"{h}test", f"OPEN {SCALAR} RP CMP {m}value::_", WITHIN)
 
     def expressions(self, h: str) -> None:
@@ -573,6 +576,9 @@ class _ByName(_Form):
 
     def in_from(self, table: int) -> str:
         return self.is_joined(table) if self.checked else "true"
+
+    def spare(self) -> str:
+        return _any([f"bit_clear({2 * table + 1})" for table in self.places]) if self.checked else f"lt([0:4], {MAX_JOINS})"
 
     def listed(self, then: str) -> Iterator[tuple[str, str]]:
         for table in self.with_columns():
@@ -685,6 +691,10 @@ class _ByAlias(_Form):
 
     def in_from(self, table: int) -> str:
         return _any([self.stands_for(alias, table) for alias in self.aliases])
+
+    def spare(self) -> str:
+        free = _any([f"eq({self.bits_of(alias)}, 0)" for alias in self.aliases])
+        return _both(free, _any([f"bit_clear({table})" for table in self.places]) if self.with_bare else "")
 
     def alias(self, alias: int) -> str:
         """The terminal of an alias with a full stop."""
