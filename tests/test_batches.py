@@ -1,6 +1,8 @@
 """The order of examples: all of them, in updates of one size, the same for a seed; and how an update becomes forward passes."""
 
+import hashlib
 import random
+import sys
 from collections import Counter
 
 import pytest
@@ -106,6 +108,51 @@ def test_a_run_begins_with_what_needs_most_memory(size):
     for seed in range(3):
         assert tokens(seed, 0)[:2] == sorted(tokens(seed, 0), reverse=True)[:2]
     assert any(tokens(seed, 1)[:2] != sorted(tokens(seed, 1), reverse=True)[:2] for seed in range(3))
+
+
+def of_databases(count: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokens of as many questions, and their schemas: 50 a database, as in Spider."""
+    rng = random.Random(0)
+    tokens = [rng.randint(60, 1700) for _ in range(-(-count // 50))]
+    schemas = [(number, tokens[number]) for number in rng.choices(range(len(tokens)), k=count)]
+    return [own + rng.randint(30, 90) for _, own in schemas], schemas
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "share", "digest"),
+    [
+        (7000, 128, True, "db9de9e8a81246fa"),
+        (7000, 128, False, "e8666f7b8cc9f1b4"),
+        (7000, 36, True, "4303243095051e8a"),
+        (1033, 3, True, "c2e8b8068dfe1223"),
+        (1033, 3, False, "36470e6983727387"),
+    ],
+)
+def test_the_order_is_that_of_earlier_versions(count, size, share, digest):
+    """Else a run of theirs that is resumed would see some examples twice and others never."""
+    lengths, schemas = of_databases(count)
+    orders = [epoch_updates(lengths, schemas if share else by_themselves(count), size, 1, number) for number in (0, 1)]
+    assert hashlib.sha256(repr(orders).encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_work_grows_as_the_examples_do(share):
+    def calls(count: int) -> int:
+        lengths, schemas = of_databases(count)
+        made, before = 0, sys.getprofile()
+
+        def called(frame, event, argument) -> None:
+            nonlocal made
+            made += event in ("call", "c_call")
+
+        sys.setprofile(called)
+        try:
+            epoch_updates(lengths, schemas if share else by_themselves(count), 8, 0, 0)
+        finally:
+            sys.setprofile(before)
+        return made
+
+    assert calls(8000) < 5 * calls(2000)
 
 
 # ---------------------------------------------------------------------------------------------------------------- passes

@@ -1,9 +1,11 @@
 """The order of examples, which depends only on seed and epoch, not on the machine, and their division into forward passes."""
 
+import heapq
 import math
 import random
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
+from operator import itemgetter
 
 GROUP_SIZE = 8  # questions that share one copy of their schema, at most: 16 schemas in an update of 128
 LONGEST = 2304  # tokens of such a group with its schema, unless one question has more; a forward pass needs memory for these
@@ -41,26 +43,28 @@ def _side_by_side(
 ) -> list[list[int]]:
     """`order` as updates of `size` examples: each run of one schema, roughly the longest first, goes where fewest tokens are.
 
-    A run that no update has room for is divided.
+    A run that fits into no update is divided.
     """
 
     def tokens(run: list[int]) -> int:
         return sum(shared_tokens(run, lengths, schemas))
 
-    updates: list[list[int]] = [[] for _ in range(len(order) // size)]
-    room, sums = [size] * len(updates), [0] * len(updates)
-
     def rank(run: list[int]) -> float:
         return tokens(run) * (1 if schemas[run[0]][1] else rng.uniform(0.8, 1))  # else the same ones would meet in each epoch
 
+    updates: list[list[int]] = [[] for _ in range(len(order) // size)]
+    # a heap of (tokens so far, number of the update) for each number of free places; no run asks for more than GROUP_SIZE
+    heaps: list[list[tuple[int, int]]] = [[] for _ in range(GROUP_SIZE + 1)]
+    heaps[min(size, GROUP_SIZE)] = [(0, number) for number in range(len(updates))]
     for run in sorted(_runs(order, lengths, schemas, GROUP_SIZE), key=rank, reverse=True):
         while run:
-            least = min(len(run), max(room))
-            place = min((number for number, places in enumerate(room) if places >= least), key=sums.__getitem__)
-            part, run = run[: room[place]], run[room[place] :]
-            updates[place] += part
-            room[place] -= len(part)
-            sums[place] += tokens(part)
+            wide_enough = [heap for heap in heaps[len(run) :] if heap] or [next(heap for heap in reversed(heaps) if heap)]
+            total, number = heapq.heappop(min(wide_enough, key=itemgetter(0)))
+            free = size - len(updates[number])
+            part, run = run[:free], run[free:]
+            updates[number] += part
+            if free > len(part):
+                heapq.heappush(heaps[min(free - len(part), GROUP_SIZE)], (total + tokens(part), number))
     return updates
 
 
