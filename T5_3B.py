@@ -75,7 +75,6 @@ class Args:
     db: str = ""  # the SQLite file that is asked; questions in a file may name theirs in a column db
     answers: str = ""  # the .jsonl or .csv for a file of questions; what it holds is not asked again; else beside that file
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # an experiment tracker, where it is installed
-    relative_to: str = ""  # a finished run, whose times are 1 in the row that this one prints
     seed: int = 0  # of random weights, dropout and the order of examples
 
 
@@ -482,7 +481,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
         state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
     memory = max(gather_object([peak_memory()]))
     method = f"full, {'ZeRO-2' if sharded else args.optimizer}"
-    folder.finish(rows, base["model"], method, counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    folder.finish(rows, base["model"], method, counts, gpus, memory, state, figures, benchmark)
     if args.overfit and not args.eval_only:
         accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss, data.outside))
     end(accelerator)

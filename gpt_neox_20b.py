@@ -82,7 +82,6 @@ class Args:
     db: str = ""  # the SQLite file that is asked; questions in a file may name theirs in a column db
     answers: str = ""  # the .jsonl or .csv for a file of questions; what it holds is not asked again; else beside that file
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # an experiment tracker, where it is installed
-    relative_to: str = ""  # a finished run, whose times are 1 in the row that this one prints
     save_4bit: str = ""  # quantise --model, save it in this directory and stop
     merge: str = ""  # merge the adapter of --model into its 16-bit base, save it in this directory and stop
     seed: int = 0  # of random weights, dropout and the order of examples
@@ -521,7 +520,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
         record = dict(loss=loss, learning_rate=rate, seconds=seconds, memory_gib=peak_memory() / 2**30)
         state = folder.log_update(state, total, data.per_update, tokens, flops, **record)
     memory = max(gather_object([peak_memory()]))
-    folder.finish(rows, base["model"], quantised.kind(base), counts, gpus, memory, state, figures, benchmark, args.relative_to)
+    folder.finish(rows, base["model"], quantised.kind(base), counts, gpus, memory, state, figures, benchmark)
     if args.overfit and not args.eval_only:
         accelerator.print(learned(sum(row["execution_match"] for row in rows), len(rows), loss, data.outside))
     end(accelerator)

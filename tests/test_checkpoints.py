@@ -167,11 +167,12 @@ def test_a_best_checkpoint_that_was_being_replaced_is_found(tmp_path):
     ("record", "message"),
     [
         (dict(script="b", base=BASE), "was saved by b.py: name a checkpoint of a.py"),
-        (dict(script="a"), "checkpoint.json is of an older layout, or not whole"),
-        (dict(script="a", base=5), "checkpoint.json is of an older layout, or not whole"),
-        (dict(script="a", base=[["model"]]), "checkpoint.json is of an older layout, or not whole"),
-        (dict(script="a", base=dict(model="m")), "checkpoint.json is of an older layout, or not whole"),
-        (dict(script="a", base=BASE, files=None), "checkpoint.json is of an older layout, or not whole"),
+        (dict(script="a"), "checkpoint.json is of another version, or not whole"),
+        (dict(script="a", base=5), "checkpoint.json is of another version, or not whole"),
+        (dict(script="a", base=[["model"]]), "checkpoint.json is of another version, or not whole"),
+        (dict(script="a", base=dict(model="m")), "checkpoint.json is of another version, or not whole"),
+        *((dict(script="a", base={key: BASE[key] for key in BASE if key != name}), "another version") for name in BASE),
+        (dict(script="a", base=BASE, files=None), "checkpoint.json is of another version, or not whole"),
         (dict(script="a", base=BASE, files={"weights": 5}), "weights is missing: name another --model"),
         (dict(script="a", base=BASE | dict(tiny=True)), "was trained with --tiny: run it with --tiny here too"),
         (dict(script="a", base=BASE | dict(random_weights=True)), "was trained with --random_weights: run it with"),
@@ -190,11 +191,10 @@ def test_a_checkpoint_that_does_not_fit(tmp_path, record, message):
 
 @pytest.mark.parametrize("flag", ["values", "full_names", "share_schema", "plain_sql", "base_16bit"])
 def test_a_checkpoint_says_how_its_prompts_and_answers_were_made(tmp_path, flag, monkeypatch, capsys):
-    """It wins over the options, which have defaults of their own, and says so; one from before the option was without it."""
+    """It wins over the options, which have defaults of their own, and says so."""
     monkeypatch.delenv("RANK", raising=False)
-    earlier = {name: value for name, value in BASE.items() if name != flag}
-    for base, there in ((BASE | {flag: True}, True), (BASE, False), (earlier, False)):
-        model = saved(tmp_path / "run", dict(script="a", base=base))
+    for there in (True, False):
+        model = saved(tmp_path / "run", dict(script="a", base=BASE | {flag: there}))
         for asked in (True, False):
             assert base_of(ASKED | {"model": model, flag: asked}, "a") == BASE | {flag: there}
             said = f"{tmp_path / 'run'} was trained with{'' if there else 'out'} --{flag}, and stays so\n"

@@ -15,7 +15,7 @@ RESULT = dict(script="llama_65b", model="a|b/$model_x$", method="QLoRA NF4", par
               updates=3, train_examples_per_second=2.0, eval_examples_per_second=0.5, train_tokens_per_second=964.5,
               peak_memory_gib=42.06, utilisation=0.25, execution_accuracy=0.5, exact_match=0.25, n=4)  # fmt: skip
 STARTED = dict(script="llama_65b", started="2026-11-24T10:00:00+0000", git=dict(commit="0123456789", dirty=True),
-               gpus=["cpu"], args=dict(model="a|b/$model_x$", tiny=False, batch_size=4, grad_accum=2, seed=0))  # fmt: skip
+               gpus=["cpu"], args=dict(model="a|b/$model_x$", tiny=False, batch_size=4, update_examples=8, seed=0))  # fmt: skip
 
 
 def update(number: int, loss: float = 1.0) -> dict:
@@ -91,19 +91,13 @@ def test_a_row_stands_under_its_heads():
     assert row["trainable of all"] == "20,971,520 of 65,306,632,192" and row["model"] == "a¦b/$model_x$"
     assert row["hardware"] == "8 x NVIDIA RTX A6000" and row["batch"] == "4 / 24" and row["commit"] == "0123456+"
     assert row["execution accuracy"] == "50.0%" and row["exact match"] == "25.0%" and row["n"] == "4"
-    assert row["date"] == "2026-11-24" and row["time, training"] == row["time, evaluation"] == "-"
-
-
-def test_times_are_relative_to_the_run_that_is_named():
-    relative = dict(train_examples_per_second=8.0, eval_examples_per_second=0.25)
-    row = cells(curves.table_row(RESULT, STARTED, relative))
-    assert row[7:9] == ["4", "0.5"]
+    assert row["date"] == "2026-11-24" and row["examples/s"] == "2"
 
 
 def test_what_a_run_does_not_have_is_a_dash():
     bare = RESULT | dict(gpus=0, gpu_name="cpu", train_examples_per_second=None)
-    row = cells(curves.table_row(bare, STARTED | dict(git=dict(commit=None, dirty=None)), dict(train_examples_per_second=1.0)))
-    assert row[4] == "cpu" and row[6] == row[7] == row[8] == row[12] == "-"
+    row = cells(curves.table_row(bare, STARTED | dict(git=dict(commit=None, dirty=None))))
+    assert row[4] == "cpu" and row[6] == row[10] == "-"
 
 
 def test_runs_are_compared_in_one_table_and_one_picture(tmp_path):
@@ -113,7 +107,7 @@ def test_runs_are_compared_in_one_table_and_one_picture(tmp_path):
     going = run(tmp_path / "going", WHOLE[:50])
     lines = curves.compare([first, second, going], tmp_path / "out.png").splitlines()
     assert size(tmp_path / "out.png")[0] == 1210
-    assert lines[2].startswith("| first | llama_65b | a\\|b/$model_x$ | QLoRA NF4 | 1 x cpu | 4 x 2 x 1 | 3 | 2 | 964 | 25% |")
+    assert lines[2].startswith("| first | llama_65b | a\\|b/$model_x$ | QLoRA NF4 | 1 x cpu | 8 | 3 | 2 | 964 | 25% |")
     assert "| 42.1 | 50.0% (15.0% to 85.0%)" in lines[2]
     assert "| +50.0 (-16.6 to +83.2) points |" in lines[3]
     assert "| 49, no result yet | 16 | 200 | unknown | - |" in lines[4]
@@ -121,23 +115,13 @@ def test_runs_are_compared_in_one_table_and_one_picture(tmp_path):
     assert lines[5:] == ["--seed: 0, 1, 0"]
 
 
-PRESENT = dict(model="m", tiny=False, batch_size=0, batch_tokens=0, update_examples=8, seed=0)
-
-
 @pytest.mark.parametrize("gpus", [["cpu"], ["GPU"] * 4])
 def test_an_update_has_as_many_examples_as_its_option_says_whatever_the_gpus(tmp_path, monkeypatch, gpus):
-    """Beside runs from before it, whose batch, passes and GPUs say it."""
-    present = STARTED | dict(gpus=gpus, args=PRESENT)
-    earlier = STARTED | dict(gpus=gpus, args=dict(PRESENT, batch_size=2, grad_accum=3))
-    del earlier["args"]["update_examples"], earlier["args"]["batch_tokens"]
-    each = 6 * len(gpus)
-    folders = [run(tmp_path / name, WHOLE[:50], started) for name, started in (("new", present), ("old", earlier))]
-    new, old = (cells(line) for line in curves.compare(folders, tmp_path / "out.png").splitlines()[2:4])
-    assert new[6:8] == ["49, no result yet", "16"] and re.match(r"8\b", new[5])
-    assert old[7] == f"{2 * each}" and old[5] == f"2 x 3 x {len(gpus)}"
-    figure = drawn(monkeypatch, curves.compare, folders, tmp_path / "out.png")
-    ends = {round(float(line.get_xdata()[-1])) for line in figure.axes[0].lines}
-    assert ends == {49 * 8, 49 * each}
+    folder = run(tmp_path / "new", WHOLE[:50], STARTED | dict(gpus=gpus))
+    row = cells(curves.compare([folder], tmp_path / "out.png").splitlines()[2])
+    assert row[5:8] == ["8", "49, no result yet", "16"]
+    figure = drawn(monkeypatch, curves.compare, [folder], tmp_path / "out.png")
+    assert {round(float(line.get_xdata()[-1])) for line in figure.axes[0].lines} == {49 * 8}
 
 
 def test_a_paired_difference_counts_the_examples_that_differ():
@@ -218,5 +202,5 @@ def test_a_result_with_what_is_no_number(tmp_path, odd):
 
 def test_other_data_are_named_and_options_of_the_call_are_not():
     data = [dict(directory="sample", sha256="a" * 64), dict(directory="sample", sha256="b" * 64)]
-    started = [dict(args=dict(relative_to=str(i), report_to=str(i)), data=each) for i, each in enumerate(data)]
+    started = [dict(args=dict(out=str(i), report_to=str(i)), data=each) for i, each in enumerate(data)]
     assert curves.differing(started) == ["other data: sample (aaaaaaa), sample (bbbbbbb)"]

@@ -13,14 +13,13 @@ from conftest import files
 
 from data.common.errors import UserError
 from data.report import page
-from data.run.checkpoints import record_of, seal
+from data.run.checkpoints import KEPT, record_of, seal
 from data.run.options import check_options, defaults, resolve_options
 from data.run.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONS = {"model": "some/model", "update_examples": 8, "batch_size": 4, "eval_batch_size": 16, "seed": 0}
-EARLIER = {"model": "some/model", "batch_size": 4, "grad_accum": 2, "eval_batch_size": 16, "seed": 0, "compile": True}
 DATA = {"directory": "data/spider", "examples": {"train": 7, "dev": 2}, "sha256": "0"}
 RESULT = """script, model, method, parameters, trainable_parameters, trainable_percent, trainable_percent_packed, gpus,
 gpu_name, train_batch_size, eval_batch_size, updates, examples_seen, train_seconds, train_examples_per_second,
@@ -71,7 +70,7 @@ def with_checkpoint(folder: RunFolder, update: int = 2, evaluated: int = 0, scri
     """A run with a checkpoint after so many updates, and three updates and two evaluations in its log."""
     (folder.path / "last").mkdir(parents=True)
     (folder.path / "last" / "weights").write_text("12345")
-    base = dict(model="some/model", tiny=False, random_weights=False, seed=0)
+    base = dict.fromkeys(KEPT, False) | dict(model="some/model", seed=0)
     seal(folder.path / "last", dict(script=script, base=base, state=STATE | dict(update=update, evaluated=evaluated)))
     for number in range(3):
         folder.log(dict(event="update", update=number))
@@ -226,16 +225,6 @@ def test_options_that_would_silently_change_a_run_are_refused(folder, options, d
     again.prepare(options | dict(force=True), data, gpus, resume=True)
 
 
-def test_a_run_from_before_an_option_goes_on_without_it(folder, capsys):
-    with_checkpoint(folder)
-    again = RunFolder(folder.path, "some_script")
-    again.prepare(OPTIONS | dict(share_schema=False, overfit=0), DATA, ["GPU"], resume=True)
-    again.start(STATE, 5)
-    assert capsys.readouterr().out == ""
-    with pytest.raises(UserError, match="another run .share_schema False -> True"):
-        RunFolder(folder.path, "some_script").prepare(OPTIONS | dict(x=0, share_schema=True), DATA, ["GPU"], resume=True)
-
-
 def test_warnings_stay_in_the_log_of_a_resumed_run(folder, capsys):
     folder.health(0, "looked at", ["something is off"])
     assert capsys.readouterr().out == "looked at\nWARNING: something is off\n"
@@ -260,45 +249,6 @@ def test_as_many_examples_an_update_in_other_passes_on_other_gpus_are_the_same_r
     assert capsys.readouterr().out == "".join(said)
 
 
-@pytest.fixture
-def earlier(tmp_path) -> RunFolder:
-    """A run on three GPUs from before --update_examples, with a checkpoint."""
-    return with_checkpoint(started(tmp_path / "runs" / "earlier", EARLIER, ("GPU",) * 3))
-
-
-@pytest.mark.parametrize("gpus", [1, 3])
-def test_a_run_of_earlier_options_goes_on_with_as_many_examples_an_update(earlier, capsys, gpus):
-    now = OPTIONS | dict(update_examples=24, batch_size=0, batch_tokens=0, compile="auto", share_schema=False, vary_schema=0.0)
-    again = RunFolder(earlier.path, "some_script")
-    again.prepare(now, DATA, ["GPU"] * gpus, resume=True)
-    again.start(STATE, 5)
-    said = capsys.readouterr().out
-    assert re.findall(r"^--(\w+) was", said, re.MULTILINE) == ["batch_size", "compile"]
-    record = json.loads((earlier.path / "args.json").read_text())
-    assert record["args"] == now and len(record["resumed"]) == 1
-
-
-def test_a_run_of_earlier_options_does_not_go_on_with_another_number(earlier):
-    before = files(earlier.path)
-    again = RunFolder(earlier.path, "some_script")
-    with pytest.raises(
-        UserError, match=re.escape("another run (update_examples 24 -> 8): give what it was started with")
-    ) as one:
-        again.prepare(OPTIONS, DATA, ["GPU"] * 3, resume=True)
-    assert "\n" not in str(one.value) and files(earlier.path) == before
-    with pytest.raises(UserError, match=re.escape("(share_schema None -> True)")):
-        again.prepare(OPTIONS | dict(update_examples=24, share_schema=True), DATA, ["GPU"] * 3, resume=True)
-    assert files(earlier.path) == before
-
-
-def test_a_run_of_earlier_options_that_lack_its_batch_is_of_an_older_layout(earlier):
-    record = json.loads((earlier.path / "args.json").read_text())
-    del record["args"]["batch_size"]
-    (earlier.path / "args.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="args.json is of an older layout"):
-        RunFolder(earlier.path, "some_script").prepare(OPTIONS, DATA, ["GPU"] * 3, resume=True)
-
-
 def test_what_is_not_whole_is_not_resumed(folder):
     with pytest.raises(UserError, match="last/checkpoint.json is missing: there is nothing whole to resume"):
         RunFolder(folder.path, "some_script").prepare(OPTIONS, DATA, ["GPU"], resume=True)
@@ -311,10 +261,10 @@ def test_what_is_not_whole_is_not_resumed(folder):
         assert files(folder.path)["args.json"] == before["args.json"]
 
 
-def test_a_run_of_an_older_layout_is_not_resumed(folder):
+def test_a_run_whose_record_lacks_its_options_is_not_resumed(folder):
     with_checkpoint(folder)
     (folder.path / "args.json").write_text(json.dumps(dict(script="some_script")))
-    with pytest.raises(UserError, match="args.json is of an older layout"):
+    with pytest.raises(UserError, match="args.json is of another version, or not whole"):
         RunFolder(folder.path, "some_script").prepare(OPTIONS, DATA, ["GPU"], resume=True)
 
 
@@ -567,7 +517,6 @@ def test_a_share_lies_below_one(name):
         *((dict(seconds=seconds), "--seconds .* is out of range") for seconds in (0.0, -1.0, math.nan, math.inf, 1e10)),
         (dict(split="test", eval_only=False), "--split test is to score a model that is finished: give --eval_only, too"),
         (dict(report_to="no_such_tracker"), "--report_to no_such_tracker: it is not installed: pip install no_such_tracker"),
-        (dict(relative_to="none"), "none/result.json is missing: name a finished run with --relative_to"),
     ],
 )
 def test_options_that_lack_something(options, message):
@@ -615,6 +564,7 @@ PUBLISHED = dict(values=False, vary_schema=0.0, update_examples=36)
         *((word, "answers are replayed where there is a GPU") for word in ("--cuda_graphs", "--no-cuda_graphs")),
         ("--no-compile", "--compile off"),
         ("--no-gradient_checkpointing", "--gradient_checkpointing off"),
+        ("--relative_to", "python3 -m data.report RUN RUN compares runs"),
     ],
 )
 def test_an_option_that_is_gone_names_what_replaces_it(word, instead):
@@ -672,27 +622,6 @@ def test_the_published_recipe_says_how_it_differs_and_what_of_it_is_changed(monk
 def test_a_rate_of_0_is_refused_where_it_finds_none():
     with pytest.raises(UserError, match="--learning_rate 0 trains nothing: give more, or leave it out"):
         resolve_options(Args(learning_rate=0.0), Args, PUBLISHED)
-
-
-@pytest.mark.parametrize(
-    ("text", "asked", "rate"),
-    [
-        ('{"args": {"learning_rate": 1e-4}}', 0.0, 1e-4),
-        ('{"args": {"learning_rate": 1e-4}}', 3e-4, 3e-4),
-        ('{"args": {}}', 0.0, 0.0),
-        ("nothing", 0.0, 0.0),
-    ],
-)
-def test_a_resumed_run_keeps_its_rate_where_the_default_is_now_to_find_one(tmp_path, text, asked, rate):
-    @dataclass
-    class Resumed(Args):
-        resume: bool = True
-        learning_rate: float = 0.0
-
-    (tmp_path / "args.json").write_text(text)
-    for resume, expected in ((True, rate), (False, asked)):
-        args = Resumed(out=str(tmp_path), learning_rate=asked, resume=resume)
-        assert resolve_options(args, Resumed, {}).learning_rate == expected
 
 
 @pytest.mark.parametrize("inside", ["", "best"])

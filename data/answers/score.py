@@ -266,13 +266,11 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
         benchmark = load(data, ("test" if options.get("split") == "test" else "dev",))
     split = benchmark.splits[benchmark.evaluated]
     path = folder / "predictions.jsonl"
-    rows, examples = [], {}
-    for number, line in enumerate(_lines(path), 1):
+    rows, examples = read_records(path, "run the evaluation again", errors="replace"), {}
+    for number, row in enumerate(rows, 1):
         try:
-            row = json.loads(line)
-            index, predicted = row["index"], row["predicted"]
-            gold = (row["db_id"], row["gold"])
-        except (ValueError, KeyError, TypeError):
+            index, predicted, gold = row["index"], row["predicted"], (row["db_id"], row["gold"])
+        except KeyError:
             raise UserError(f"{path}, line {number} is no scored prediction: run the evaluation again") from None
         known = isinstance(index, int) and 0 <= index < len(split) and isinstance(predicted, str)
         if not known or (split[index].db_id, split[index].sql) != gold:
@@ -281,7 +279,6 @@ def read_run(folder: Path, data: Path | None) -> tuple[Benchmark, list[Example],
         if index in examples:
             raise UserError(f"{path}, line {number}: example {index} stands there twice: run the evaluation again")
         examples[index] = split[index]
-        rows.append(row)
     expected = result.get("n")
     if not rows or isinstance(expected, int) and expected != len(rows):
         raise UserError(f"{path} holds {len(rows)} predictions, result.json counts {expected or 'none'}: evaluate again")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from data.answers.score import interval
 from data.common.errors import UserError, printable
-from data.common.files import read_object
+from data.common.files import read_object, read_records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#767676"
 # options that do not change what a run computes
-OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to", "relative_to")
+OF_THE_CALL = ("out", "resume", "force", "local_rank", "processes", "report_to")
 TABLE_HEAD = (
-    "| script | model | trainable of all | method | hardware | batch | examples/s | time, training | time, evaluation | "
-    "execution accuracy | exact match | n | commit | date |\n" + "|---" * 14 + "|"
+    "| script | model | trainable of all | method | hardware | batch | examples/s | execution accuracy | "
+    "exact match | n | commit | date |\n" + "|---" * 12 + "|"
 )
 
 
@@ -177,11 +177,10 @@ def write_picture(figure: "Figure", path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
-def table_row(result: dict, started: dict, relative: dict | None = None) -> str:
+def table_row(result: dict, started: dict) -> str:
     """The row of a run in a Markdown table of results, under TABLE_HEAD.
 
-    `result` and `started` are the contents of `result.json` and `args.json`, `relative` the `result.json` of the run whose
-    time per example counts as 1. Missing values are "-".
+    `result` and `started` are the contents of `result.json` and `args.json`. Missing values are "-".
     """
     hardware = f"{result['gpus']} x {result['gpu_name']}" if result.get("gpus") else result.get("gpu_name")
     git = started.get("git") or {}
@@ -194,8 +193,6 @@ def table_row(result: dict, started: dict, relative: dict | None = None) -> str:
         hardware,
         f"{result['train_batch_size']} / {result['eval_batch_size']}",
         number(result.get("train_examples_per_second"), "{:.3g}"),
-        times(result, relative, "train_examples_per_second"),
-        times(result, relative, "eval_examples_per_second"),
         number(result.get("execution_accuracy"), "{:.1%}"),
         number(result.get("exact_match"), "{:.1%}"),
         number(result.get("n"), "{:,}"),
@@ -203,12 +200,6 @@ def table_row(result: dict, started: dict, relative: dict | None = None) -> str:
         str(started.get("started", ""))[:10],
     ]
     return markdown(cells)
-
-
-def times(result: dict, relative: dict | None, speed: str) -> str | None:
-    """The time per example, as a multiple of the other run's."""
-    mine, other = result.get(speed), (relative or {}).get(speed)
-    return f"{other / mine:.2g}" if mine and other else None
 
 
 def number(value: float | None, form: str) -> str | None:
@@ -236,13 +227,14 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, fl
 
 def verdicts(folder: Path) -> dict[tuple, bool] | None:
     """(index, database, gold) of each example of a run -> whether it is right in execution; None before any predictions."""
-    try:
-        rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-        return {(row["index"], row.get("db_id"), row.get("gold")): bool(row["execution_match"]) for row in rows}
-    except FileNotFoundError:
+    path, remedy = folder / "predictions.jsonl", "score the run again"
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'predictions.jsonl'} cannot be read ({error}): score the run again") from None
+    try:
+        rows = read_records(path, remedy)
+        return {(row["index"], row.get("db_id"), row.get("gold")): bool(row["execution_match"]) for row in rows}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no verdicts ({error}): {remedy}") from None
 
 
 def compare(folders: Sequence[Path], out: Path) -> str:
@@ -270,7 +262,7 @@ def compare(folders: Sequence[Path], out: Path) -> str:
             gap = f"{100 * middle:+.1f} ({100 * left:+.1f} to {100 * right:+.1f}) points"
         result = result or so_far(record, updates)
         cells = (folder.name, record.get("script"), options_of(record).get("model"), result.get("method"), gpu_names(record),
-                 batch(record), result.get("updates"),
+                 options_of(record).get("update_examples"), result.get("updates"),
                  number(result.get("train_examples_per_second"), "{:.3g}"),
                  number(result.get("train_tokens_per_second"), "{:,.0f}"),
                  number(result.get("utilisation"), "{:.0%}") or "unknown", number(result.get("peak_memory_gib"), "{:.1f}"),
@@ -295,23 +287,12 @@ def so_far(started: dict, updates: Sequence[dict]) -> dict:
 
 def examples_per_update(started: dict) -> int:
     """Examples per update of a run, over all its processes."""
-    options = options_of(started)
-    if "grad_accum" not in options:
-        return options.get("update_examples", 1)
-    return options.get("batch_size", 1) * options.get("grad_accum", 1) * max(1, len(started.get("gpus") or []))
+    return options_of(started).get("update_examples", 1)
 
 
 def gpu_names(started: dict) -> str:
     names = started.get("gpus") or ["-"]
     return f"{len(names)} x {names[0]}"
-
-
-def batch(started: dict) -> str:
-    """Examples per update; for runs with `grad_accum`: examples per forward pass x passes per update x processes."""
-    options = options_of(started)
-    if "grad_accum" not in options:
-        return str(options.get("update_examples", "-"))
-    return f"{options.get('batch_size', '-')} x {options.get('grad_accum', '-')} x {len(started.get('gpus') or [])}"
 
 
 def differing(started: Sequence[dict]) -> list[str]:

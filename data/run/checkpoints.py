@@ -12,9 +12,8 @@ from data.common.errors import NO_SPACE, UserError, causes
 from data.common.files import read_object, sync_folder, write_atomically
 
 SEAL = "checkpoint.json"
-LATER = ("values", "full_names", "share_schema")  # of the prompt; older checkpoints, and scripts without them, lack these
-UNPROMPTED = ("plain_sql", "base_16bit")  # of answers' spelling and of the base's weights; they do not change prompts
-KEPT = ("model", "tiny", "random_weights", "seed", *LATER, *UNPROMPTED)  # the options that define what is trained
+FORM = ("values", "full_names", "share_schema", "plain_sql", "base_16bit")  # of prompts, of answers, and of the base's weights
+KEPT = ("model", "tiny", "random_weights", "seed", *FORM)  # the options that define what is trained
 # messages of torch and safetensors about a full disk
 SAYS_NO_SPACE = re.compile(r"No space left|StorageFull|Disk quota|PytorchStreamWriter failed|unexpected pos \d+ vs \d+")
 
@@ -41,8 +40,8 @@ def unseal(folder: Path, script: str, remedy: str) -> dict:
     if record.get("script") != script:
         raise UserError(f"{folder} was saved by {record.get('script')}.py: name a checkpoint of {script}.py")
     files, base, state = (record.get(name) for name in ("files", "base", "state"))
-    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) - {*LATER, *UNPROMPTED} <= set(base):
-        raise UserError(f"{folder / SEAL} is of an older layout, or not whole: use the version that saved it, or train anew")
+    if not all(isinstance(part, dict) for part in (files, base, state)) or not set(KEPT) <= set(base):
+        raise UserError(f"{folder / SEAL} is of another version, or not whole: use the version that saved it, or train anew")
     for name, size in files.items():
         path = folder / name
         if not path.is_file():
@@ -107,12 +106,12 @@ def base_of(options: dict, script: str) -> dict:
     checkpoint = checkpoint_of(options["model"])
     if checkpoint is None:
         return {name: options.get(name, False) for name in KEPT}
-    base = dict.fromkeys((*LATER, *UNPROMPTED), False) | unseal(checkpoint, script, "name another --model")["base"]
+    base = unseal(checkpoint, script, "name another --model")["base"]
     for flag in ("tiny", "random_weights"):
         if base[flag] != options[flag]:
             how = "with" if base[flag] else "without"
             raise UserError(f"{checkpoint} was trained {how} --{flag}: run it {how} --{flag} here too")
-    for flag in (*LATER, *UNPROMPTED):
+    for flag in FORM:
         if flag in options and options[flag] != base[flag] and int(os.environ.get("RANK", 0)) == 0:
             print(f"{checkpoint} was trained with{'' if base[flag] else 'out'} --{flag}, and stays so")
     return base

@@ -5,11 +5,9 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TypeVar
 
 from data.common.errors import UserError
-from data.common.files import read_object
 from data.run.ask import names_file
 from data.run.checkpoints import checkpoint_of
 from data.sqlite.execute import MAX_SECONDS
@@ -26,6 +24,7 @@ GONE = dict(
     no_cuda_graphs="answers are replayed where there is a GPU",
     no_compile="--compile off",
     no_gradient_checkpointing="--gradient_checkpointing off",
+    relative_to="python3 -m data.report RUN RUN compares runs",
 )
 
 
@@ -60,21 +59,11 @@ def resolve_options(args: Options, default: type[Options], published: dict) -> O
         raise UserError(
             f"--model {args.model} is no run or checkpoint, and --tiny makes its own model: name a run, or leave one out"
         )
-    if getattr(args, "resume", False) and not args.learning_rate:  # an older run's was a number where 0 is the default now
-        args.learning_rate = _earlier_rate(args.out)
     if args.overfit:
         args.max_updates, args.eval_every, args.save_every = args.max_updates or 300, 0, -1
     if (args.eval_only or args.overfit) and args.out == default.out:
         args.out += "-eval" if args.eval_only else "-overfit"  # leave the training run's folder alone
     return args
-
-
-def _earlier_rate(out: str) -> float:
-    """--learning_rate of the run in a folder; 0 where that cannot be read, which resuming will say."""
-    try:
-        return float(read_object(Path(out) / "args.json", "")["args"]["learning_rate"])
-    except (UserError, KeyError, TypeError, ValueError):
-        return 0.0
 
 
 def check_options(options: dict) -> None:
@@ -111,5 +100,3 @@ def check_options(options: dict) -> None:
     tracker = options.get("report_to", "none")
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise UserError(f"--report_to {tracker}: it is not installed: pip install {tracker}")
-    if options.get("relative_to"):
-        read_object(Path(options["relative_to"]) / "result.json", "name a finished run with --relative_to")

@@ -154,13 +154,10 @@ class RunFolder:
         recover(self.path / "last")
         unseal(self.path / "last", self.script, "there is nothing whole to resume: start without --resume")
         try:
-            # options that did not exist yet were off
-            earlier = {name: value for name, value in options.items() if not value} | started["args"]
-            if "grad_accum" in earlier:  # which determined an update's size
-                earlier["update_examples"] = earlier["batch_size"] * earlier.pop("grad_accum") * len(started["gpus"])
+            earlier = started["args"]
             before = dict(zip(FIXED, map(earlier.get, FIXED)), data=started["data"]["sha256"])
         except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{self.path / 'args.json'} is of an older layout: {remedy}") from None
+            raise UserError(f"{self.path / 'args.json'} is of another version, or not whole: {remedy}") from None
         after = dict(zip(FIXED, map(options.get, FIXED)), data=data["sha256"])
         for name in sorted(set(earlier) | set(options)) if say else ():
             if name not in OF_THE_CALL and earlier.get(name) != options.get(name):
@@ -322,13 +319,11 @@ class RunFolder:
         state: dict,
         figures: dict,
         benchmark: Benchmark,
-        relative_to: str = "",
     ) -> None:
         """Write the predictions, `result.json` and `report.html`, and print the run's row of a table of results.
 
         `parameters`: their counts; `gpus`: each rank's GPU ("cpu": none); `memory`: a rank's peak, in bytes, allocated on its
         GPU or resident on a CPU; `state`: the loop's last; `figures`: the last evaluation's. Accuracies are fractions.
-        `relative_to`: a finished run, whose times are 1 in the row.
         """
         if not self.main:
             return
@@ -361,8 +356,7 @@ class RunFolder:
         )
         write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
         make_or_warn("report.html", page.write, self.path, benchmark, rows, result)
-        relative = read_object(Path(relative_to) / "result.json", "name a finished run") if relative_to else None
-        print(f"{TABLE_HEAD}\n{table_row(result, started, relative)}")
+        print(f"{TABLE_HEAD}\n{table_row(result, started)}")
         of = f"{result['n']:,} {started['args'].get('split', 'dev')} examples"
         print(f"execution accuracy {result['execution_accuracy']:.1%} of {of}; the run: {self.path}")
 

@@ -5,20 +5,16 @@ import torch
 from data.training.batches import SPAN, shared_packs
 
 
-def padded(sequences: list[list[int]], filler: int, least: int = 0) -> torch.Tensor:
-    """Lists of different lengths -> (lists, longest), which are `least` long at least."""
-    longest = max(least, *map(len, sequences))
-    pads = [[filler] * (longest - len(sequence)) for sequence in sequences]
-    return torch.tensor([ids + pad for ids, pad in zip(sequences, pads)])
-
-
 def packs_of(rows: list[dict], pad: int) -> tuple[dict[str, torch.Tensor], list[list[tuple[int, int]]]]:
-    """Examples -> input_ids, labels, position_ids and segments, all (packs, longest), and where each ends: `shared_packs`."""
+    """Examples -> input_ids, labels, position_ids and segments, all (packs, width), and where each ends: `shared_packs`."""
     columns, ends = shared_packs(rows)
     width = -(-max(map(len, columns["segments"])) // 16) * 16  # CUDA wants masks aligned
     width += 16 * (width % 128 == 64)  # whose gradients can be no numbers: https://github.com/pytorch/pytorch/issues/196678
     fillers = dict(input_ids=pad, labels=-100, position_ids=0, segments=-1)
-    return {name: padded(columns[name], filler, least=width) for name, filler in fillers.items()}, ends
+    return {
+        name: torch.tensor([pack + [filler] * (width - len(pack)) for pack in columns[name]])
+        for name, filler in fillers.items()
+    }, ends
 
 
 def visible(segments: torch.Tensor) -> torch.Tensor:
