@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,22 @@ def two_and_two(run):
     return go
 
 
+@pytest.fixture
+def one_and_two(run, tmp_path, monkeypatch):
+    """`one_and_two(script, *options, cut=options)`: the records of a run in this process, and of two processes with `cut`."""
+
+    def go(script, *options: str, cut: tuple[str, ...] = ()) -> tuple[dict, dict]:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # as where the two run
+        one = run(script, *options, out="one")
+        words = [sys.executable, script.__file__, "--tiny", *options, *cut, "--processes", "2", "--out", str(tmp_path / "two")]
+        hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(words, cwd=Path(script.__file__).parent, capture_output=True, text=True, env=hidden, timeout=1800)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return one, records(tmp_path / "two")
+
+    return go
+
+
 def records(folder: Path) -> dict:
     """The result, the log, and the loss of each update in `folder`."""
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -103,6 +122,14 @@ def records(folder: Path) -> dict:
     result = json.loads((folder / "result.json").read_text())
     predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     return dict(folder=folder, result=result, log=log, losses=losses, predictions=predictions)
+
+
+def wait_for(condition: Callable[[], object], running: Callable[[], object] = lambda: True) -> None:
+    """Return once the condition holds; fail where what it waits for is no longer `running`, or hangs."""
+    limit = time.monotonic() + 300
+    while not condition():
+        assert running() and time.monotonic() < limit
+        time.sleep(0.01)
 
 
 def files(path: Path) -> dict[str, str]:

@@ -129,5 +129,5 @@ def test_a_hundred_damaged_files(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_thousand_damaged_files(tmp_path):
-    check_damaged(tmp_path, 2000)
+def test_five_hundred_damaged_files(tmp_path):
+    check_damaged(tmp_path, 500)

@@ -103,10 +103,6 @@ def test_labels_are_right_for_a_byte_level_vocabulary_whose_pad_is_its_end(scrip
     check_labels(script, tokenizer, benchmark)
 
 
-def test_pad_and_end_share_an_id(tokenizer):
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id
-
-
 def test_a_prompt_that_is_too_long_keeps_its_question_its_end_and_the_cue(script, args, benchmark, monkeypatch):
     monkeypatch.setattr(small_tokenizer, "LINES", "")
     monkeypatch.setattr(small_tokenizer, "WORDS", ".")  # a token a character
@@ -247,33 +243,20 @@ def command(script, options: list[str], code: int = 0) -> subprocess.CompletedPr
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_and_predictions_of_one(script, tmp_path, small_sample):
-    options = (
-        "--data",
-        str(small_sample),
-        "--eval_examples",
-        "7",
-        "--eval_every",
-        "0",
-        "--max_updates",
-        "4",
-        "--update_examples",
-        "8",
-    )
-    command(script, [*options, "--processes", "1", "--out", str(tmp_path / "one")])
-    command(script, [*options, "--batch_size", "3", "--processes", "2", "--out", str(tmp_path / "two")])
-    one, two = records(tmp_path / "one"), records(tmp_path / "two")
+def test_two_processes_give_the_losses_and_predictions_of_one(one_and_two, script, small_sample):
+    options = ("--data", str(small_sample), "--eval_examples", "7", "--eval_every", "0")
+    options += ("--max_updates", "4", "--update_examples", "8")
+    one, two = one_and_two(script, *options, cut=("--batch_size", "3"))
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert [row["index"] for row in two["predictions"]] == [row["index"] for row in one["predictions"]]
+    assert len(two["predictions"]) == 7 and two["predictions"] == one["predictions"]
 
 
 @pytest.mark.slow
 def test_the_small_model_learns_the_sample(script, tmp_path):
-    """In three passes; two, which teach less, are enough to see that the other script learns, too."""
-    passes, least = ("3", 0.5) if script is llama_65b else ("2", 0.4)
-    command(script, ["--epochs", passes, "--out", str(tmp_path / "run")])
+    command(script, ["--epochs", "2", "--eval_every", "0", "--out", str(tmp_path / "run")])
     done = records(tmp_path / "run")
-    assert done["result"]["n"] == 300 and done["result"]["execution_accuracy"] >= least
+    assert done["result"]["n"] == 300
+    assert done["result"]["execution_accuracy"] >= (0.5 if script is llama_65b else 0.4)
 
 
 # ---------------------------------------------------------------------------------------------------- stored models

@@ -226,25 +226,12 @@ def test_an_evaluation_batch_that_does_not_fit_is_halved(run, monkeypatch, capsy
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_and_predictions_of_one(tmp_path, small_sample):
-    options = (
-        "--data",
-        str(small_sample),
-        "--eval_examples",
-        "9",
-        "--eval_every",
-        "0",
-        "--max_updates",
-        "4",
-        "--update_examples",
-        "8",
-    )
-    command([*options, "--processes", "1", "--out", str(tmp_path / "one")])
-    command([*options, "--batch_size", "3", "--processes", "2", "--out", str(tmp_path / "two")])
-    one, two = records(tmp_path / "one"), records(tmp_path / "two")
+def test_two_processes_give_the_losses_and_predictions_of_one(one_and_two, small_sample):
+    options = ("--data", str(small_sample), "--eval_examples", "9", "--eval_every", "0")
+    options += ("--max_updates", "4", "--update_examples", "8")
+    one, two = one_and_two(script, *options, cut=("--batch_size", "3"))
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert [row["index"] for row in two["predictions"]] == [row["index"] for row in one["predictions"]]
-    assert len(two["predictions"]) == 9
+    assert len(two["predictions"]) == 9 and two["predictions"] == one["predictions"]
 
 
 def command(options: list[str], tiny: bool = True, code: int = 0) -> subprocess.CompletedProcess:

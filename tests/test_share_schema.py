@@ -10,9 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import records
 from datasets import Dataset
-from test_decoder_only import command
 
 import gpt_neox_20b
 import llama_65b
@@ -362,10 +360,9 @@ def test_recomputation_changes_no_loss(run, script):
 
 
 @pytest.mark.slow
-def test_two_processes_share_schemas_as_one_does(script, tmp_path):
-    command(script, [*FEW, "--processes", "1", "--out", str(tmp_path / "one")])
-    command(script, [*FEW, "--processes", "2", "--out", str(tmp_path / "two")])
-    assert records(tmp_path / "two")["losses"] == pytest.approx(records(tmp_path / "one")["losses"], rel=1e-4)
+def test_two_processes_share_schemas_as_one_does(one_and_two, script):
+    one, two = one_and_two(script, *FEW)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4) and two["predictions"] == one["predictions"]
 
 
 @pytest.mark.slow
