@@ -86,10 +86,6 @@ def test_a_run_under_nohup_outlives_its_terminal():
     assert ended(signal.SIGHUP, "ignored").stdout.startswith("went on False\n")
 
 
-def test_batch_systems_signals_are_among_them():
-    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1} == set(ENDING)
-
-
 def test_a_launcher_takes_for_sigterm_what_it_does_not_know():
     code = """
 import os, signal, sys

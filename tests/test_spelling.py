@@ -338,16 +338,16 @@ def test_a_quote_that_is_not_closed_leaves_a_statement_as_it_is(quote):
      "(SELECT T1.id FROM ", "(SELECT T1.id FROM pets AS T1 ", " ", "\\", "é", "., "],
 )  # fmt: skip
 def test_hostile_text_takes_linear_time(part):
-    began = time.perf_counter()
+    began = time.process_time()
     qualified(plain("SELECT name FROM pets WHERE " + part * 20_000, SHOP), SHOP)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_many_aliases_take_linear_time():
     tables = " , ".join(f"a{i} AS T{i}" for i in range(10_000))
-    began = time.perf_counter()
+    began = time.process_time()
     qualified(plain(f"SELECT T1.x FROM {tables}", SHOP), SHOP)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 # ------------------------------------------------------------------------------------------------------- the sample
