@@ -434,7 +434,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     # with weights and gradients in bf16 and the buckets that these travel in
     state_bytes = 12 / ranks - 4 if sharded else 8 * (args.optimizer == "adamw")
     kept = max(0, int(state_bytes * counts["parameters"])) + (2 * 2**30 if gpu else 0)
-    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, loss, collator, kept)
+    max_tokens = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, loss, collator, kept)
     adafactor = partial(Adafactor, scale_parameter=False, relative_step=False, warmup_init=False)
     adamw = partial(torch.optim.AdamW, fused=True, weight_decay=0.0)
     optimizer = zero2.optimizer(sharded, adamw) if sharded else adamw if args.optimizer == "adamw" else adafactor
@@ -445,7 +445,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     accelerator.init_trackers(SCRIPT, asdict(args))
     start, total, stopping, stop = state["update"], data.updates, False, Stop().listen()
     keeping = args.save_every >= 0 and not args.eval_only
-    plan = data.passes(ranks, room, start)
+    plan = data.passes(ranks, max_tokens, start)
     sampler = [each[rank] for passes in plan for each in passes]  # its seed must not come from torch's, which --resume restored
     loader = iter(DataLoader(data.train, batch_sampler=sampler, collate_fn=collator, generator=torch.Generator()))
     for update in range(start, total + 1):

@@ -436,7 +436,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     collator, loss = partial(collate, pad=tokenizer.pad_token_id), partial(answer_loss, model)
     # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in
     kept = (2 + 4 * (ranks > 1)) * counts["trainable_parameters"]
-    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, loss, collator, kept)
+    max_tokens = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, loss, collator, kept)
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
     wrapped, optimizer = accelerator.prepare(model.train(), adamw(trainable, lr=args.learning_rate, weight_decay=0.0))
     set_seed(args.seed, device_specific=True)  # dropout differs
@@ -446,7 +446,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     accelerator.init_trackers(SCRIPT, asdict(args))
     start, total, stopping, stop = state["update"], data.updates, False, Stop().listen()
     keeping = args.save_every >= 0 and not args.eval_only
-    plan = data.passes(ranks, room, start)
+    plan = data.passes(ranks, max_tokens, start)
     sampler = [each[rank] for passes in plan for each in passes]  # its seed must not come from torch's, which --resume restored
     loader = iter(DataLoader(data.train, batch_sampler=sampler, collate_fn=collator, generator=torch.Generator()))
     for update in range(start, total + 1):

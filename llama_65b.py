@@ -318,37 +318,37 @@ def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: 
     device, head = causal.get_input_embeddings().weight.device, causal.get_output_embeddings()
     trees = [tree([tokens for tokens, _ in row["before"].running]) for row in rows]
     batch, ends = packs_of([row | dict(labels=tokens) for row, (tokens, *_) in zip(rows, trees)], pad)
-    packs, longest = batch["input_ids"].shape
-    width = max(map(len, ends))  # examples a pack
-    prompt_mask, all_positions = visible(batch["segments"]), batch["position_ids"]
-    places = branch(trees, ends, beams, prompt_mask, all_positions).view(packs, -1).to(device)
+    packs, longest = batch["input_ids"].shape  # `ends` has each pack's examples, with the index of their last token
+    width = max(map(len, ends))  # examples a pack; a slot is a beam of one of them
+    prompt_mask, all_positions = visible(batch["segments"]), batch["position_ids"]  # the mask (packs, 1, longest, longest)
+    places = branch(trees, ends, beams, prompt_mask, all_positions).view(packs, -1).to(device)  # (packs, slots)
     slots, count = width * beams, packs * width
     cache = StaticCache(config=causal.config, max_cache_len=longest + steps * slots)
     how = dict(past_key_values=cache, use_cache=True)
     prompt_mask, all_positions = torch.nn.functional.pad(prompt_mask.to(device), (0, steps * slots)), all_positions.to(device)
     hidden = causal.base_model(batch["input_ids"].to(device), attention_mask=prompt_mask, position_ids=all_positions, **how)
-    mask = torch.take_along_dim(prompt_mask, places[:, None, :, None], 2)
-    positions = all_positions.gather(1, places) + 1
+    mask = torch.take_along_dim(prompt_mask, places[:, None, :, None], 2)  # (packs, 1, slots, longest + steps * slots)
+    positions = all_positions.gather(1, places) + 1  # (packs, slots)
     logits = head(torch.take_along_dim(hidden.last_hidden_state.to(device), places[:, :, None], 1)).to(device)
-    asked = [rows[own[place][0]] if place < len(own) else {} for own in ends for place in range(width)]
+    asked = [rows[pack[place][0]] if place < len(pack) else {} for pack in ends for place in range(width)]
     search = Search([row.get("before") for row in asked], [row.get("schema") for row in asked], beams, steps,
                     args.max_output_tokens, logits.shape[-1], tokenizer.eos_token_id, device, grammars)  # fmt: skip
     itself = torch.eye(slots, dtype=torch.bool, device=device).expand(packs, 1, slots, slots)
     columns = torch.arange(longest, longest + slots, device=device)
 
     def forward() -> torch.Tensor:
-        own = mask.view(packs, width, beams, -1)
-        own.copy_(torch.take_along_dim(own, search.parent.view(packs, width, beams, 1), 2))
+        by_beam = mask.view(packs, width, beams, -1)
+        by_beam.copy_(torch.take_along_dim(by_beam, search.parent.view(packs, width, beams, 1), 2))
         mask.index_copy_(3, columns, itself)
         token = search.token.view(packs, slots)
         hidden = causal.base_model(token, attention_mask=mask, position_ids=positions, **how).last_hidden_state
         columns.add_(slots)
         positions.add_(1)
-        return head(hidden).view(count, beams, -1).to(device)
+        return head(hidden).view(count, beams, -1).to(device)  # (packs * width, beams, vocabulary)
 
     found = search.run(logits.view(count, beams, -1), forward, capture=args.device_map == "replica")
-    own = {example: found[pack * width + place] for pack, each in enumerate(ends) for place, (example, _) in enumerate(each)}
-    return [own[i] for i in range(len(rows))]
+    answers = {row: found[pack * width + place] for pack, each in enumerate(ends) for place, (row, _) in enumerate(each)}
+    return [answers[row] for row in range(len(rows))]
 
 
 @torch.compiler.set_stance("force_eager")  # what --compile made is for training
@@ -475,7 +475,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     answer_loss, collator = AnswerLoss(model).train(), partial(collate, pad=tokenizer.pad_token_id)
     # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in
     kept = (2 + 4 * (ranks > 1)) * counts["trainable_parameters"]
-    room = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, answer_loss, collator, kept)
+    max_tokens = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, answer_loss, collator, kept)
     adamw = bnb.optim.PagedAdamW8bit if gpu else partial(torch.optim.AdamW, fused=True)
     optimizer = adamw(trainable, lr=args.learning_rate, weight_decay=0.0)
     answer_loss, optimizer = accelerator.prepare(answer_loss, optimizer, device_placement=[False, True])
@@ -486,7 +486,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     accelerator.init_trackers(SCRIPT, asdict(args))
     start, total, stopping, stop = state["update"], data.updates, False, Stop().listen()
     keeping = args.save_every >= 0 and not args.eval_only
-    plan = data.passes(ranks, room, start)
+    plan = data.passes(ranks, max_tokens, start)
     sampler = [each[rank] for passes in plan for each in passes]  # its seed must not come from torch's, which --resume restored
     loader = iter(DataLoader(data.train, batch_sampler=sampler, collate_fn=collator, generator=torch.Generator()))
     for update in range(start, total + 1):

@@ -35,7 +35,7 @@ def epoch_updates(
         return updates
     tokens = [sum(shared_tokens(update, lengths, schemas)) for update in updates]
     heaviest = sorted(range(len(updates)), key=tokens.__getitem__, reverse=True)[:2]
-    return [updates[number] for number in heaviest] + [own for number, own in enumerate(updates) if number not in heaviest]
+    return [updates[i] for i in heaviest] + [update for i, update in enumerate(updates) if i not in heaviest]
 
 
 def _side_by_side(
@@ -70,23 +70,27 @@ def _side_by_side(
 
 def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[int]]:
     """Examples grouped by schema, schemas in the order of their first example."""
-    own: dict[Hashable, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for index in examples:
-        own.setdefault(schemas[index], []).append(index)
-    return list(own.values())
+        groups.setdefault(schemas[index], []).append(index)
+    return list(groups.values())
 
 
 def _runs(
-    examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], most: int, room: int = LONGEST
+    examples: Sequence[int],
+    lengths: Sequence[int],
+    schemas: Sequence[tuple[Hashable, int]],
+    most: int,
+    max_tokens: int = LONGEST,
 ) -> list[list[int]]:
-    """Examples of one schema in runs of up to `most` examples and `room` tokens, or of a single longer example."""
+    """Examples of one schema in runs of up to `most` examples and `max_tokens`, or of a single longer example."""
     runs: list[list[int]] = []
     for group in grouped(examples, schemas):
         schema = schemas[group[0]][1]
-        tokens = room + 1
+        tokens = max_tokens + 1
         for index in group:
             tokens += lengths[index] - schema
-            if not schema or tokens > room or len(runs[-1]) == most:
+            if not schema or tokens > max_tokens or len(runs[-1]) == most:
                 runs.append([])
                 tokens = lengths[index]
             runs[-1].append(index)
@@ -95,13 +99,13 @@ def _runs(
 
 def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
     """Indices of `lengths` in `bins` lists of about the same sum: longest first, each into the list with the least so far."""
-    own: list[list[int]] = [[] for _ in range(bins)]
+    filled: list[list[int]] = [[] for _ in range(bins)]
     sums = [0] * bins
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         place = sums.index(min(sums))
-        own[place].append(index)
+        filled[place].append(index)
         sums[place] += lengths[index]
-    return own
+    return filled
 
 
 def packed(lengths: Sequence[int]) -> list[list[int]]:
@@ -139,16 +143,16 @@ def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list
         # examples that share nothing stand by themselves: in a group they could not attend to each other, and enlarge the mask
         groups.setdefault(tuple(row["input_ids"][: row["shared"]]) or (-1 - number,), []).append(number)
     parts = []
-    for schema, own in groups.items():
+    for schema, numbers in groups.items():
         schema = schema if schema[0] >= 0 else ()
-        texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in own]
+        texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in numbers]
         spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
         parts.append((
             [*schema, *(i for text, answer in texts for i in text + answer)],
             [-100] * len(schema) + [i for text, answer in texts for i in [-100] * len(text) + answer],
             [*range(len(schema)), *(place for span in spans for place in span)],
             [0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
-            [-1] * len(schema) + [i for number, span in zip(own, spans) for i in [-1] * (len(span) - 1) + [number]],
+            [-1] * len(schema) + [i for number, span in zip(numbers, spans) for i in [-1] * (len(span) - 1) + [number]],
         ))  # fmt: skip
     packs = [[parts[i] for i in pack] for pack in packed([len(part[0]) for part in parts])]
     *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
@@ -186,17 +190,22 @@ def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequ
 
 
 def packed_passes(
-    update: list[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]], ranks: int, room: int, most: int = 0
+    update: list[int],
+    lengths: Sequence[int],
+    schemas: Sequence[tuple[Hashable, int]],
+    ranks: int,
+    max_tokens: int,
+    most: int = 0,
 ) -> list[list[list[int]]]:
     """An update as forward passes, each a list of examples per rank, with about the same number of tokens, longest first.
 
-    A rank's pass has at most `room` tokens, padding included, or a single example; widths are then rounded up. `most`:
+    A rank's pass has at most `max_tokens`, padding included, or a single example; widths are then rounded up. `most`:
     examples per pass and rank; 0: as many as fit.
     """
     together = min(GROUP_SIZE, most or GROUP_SIZE)
-    groups = _runs(update, lengths, schemas, together, min(LONGEST, room))
+    groups = _runs(update, lengths, schemas, together, min(LONGEST, max_tokens))
     tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
-    count = max(-(-sum(tokens) // (ranks * room)), -(-len(update) // (ranks * most)) if most else 1)
+    count = max(-(-sum(tokens) // (ranks * max_tokens)), -(-len(update) // (ranks * most)) if most else 1)
     count = min(count, len(update) // ranks)
     while True:
         while len(groups) < count * ranks:  # else a rank without examples would hang the others
@@ -205,28 +214,29 @@ def packed_passes(
             groups += [run[: len(run) // 2], run[len(run) // 2 :]]
             tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
         parts = balanced(tokens, count * ranks)
-        fits = all(len(part) == 1 or area([tokens[group] for group in part]) <= room for part in parts)
+        fits = all(len(part) == 1 or area([tokens[group] for group in part]) <= max_tokens for part in parts)
         few = not most or all(sum(len(groups[group]) for group in part) <= most for part in parts)
         if fits and few or (count + 1) * ranks > len(update):
             break
         count += 1
-    costs = [_cost(*_shape(packed(own), own)) for own in ([tokens[group] for group in part] for part in parts)]
+    sizes = [[tokens[group] for group in part] for part in parts]
+    costs = [_cost(*_shape(packed(each), each)) for each in sizes]
     order = sorted(range(len(parts)), key=costs.__getitem__, reverse=True)
     sums, found = [0.0] * ranks, []
     for start in range(0, len(parts), ranks):  # the rank with least so far gets what takes longest: all wait for the last
-        own = dict(zip(sorted(range(ranks), key=sums.__getitem__), order[start : start + ranks]))
-        sums = [total + costs[own[rank]] for rank, total in enumerate(sums)]
-        found.append([[index for group in parts[own[rank]] for index in groups[group]] for rank in range(ranks)])
+        part_of = dict(zip(sorted(range(ranks), key=sums.__getitem__), order[start : start + ranks]))
+        sums = [total + costs[part_of[rank]] for rank, total in enumerate(sums)]
+        found.append([[index for group in parts[part_of[rank]] for index in groups[group]] for rank in range(ranks)])
     return found
 
 
 def padded_passes(
-    update: list[int], prompts: Sequence[int], answers: Sequence[int], ranks: int, room: int, most: int = 0
+    update: list[int], prompts: Sequence[int], answers: Sequence[int], ranks: int, max_tokens: int, most: int = 0
 ) -> list[list[list[int]]]:
     """An update as forward passes, each a list of examples per rank, for models that pad prompts and answers separately.
 
     Examples of similar length go together, about as many tokens, padding included, in each pass, as all ranks wait for the
-    last. A rank's pass has at most `room` of them, or one example. `most`: examples per pass and rank; 0: as many as fit.
+    last. A rank's pass has at most `max_tokens` of them, or one example. `most`: examples per pass and rank; 0: as many as fit.
     """
     order = sorted(update, key=lambda index: (-prompts[index], -answers[index]))
 
@@ -242,7 +252,7 @@ def padded_passes(
         return parts
 
     # no fewer than the ranks, or one without examples would hang the others
-    wanted = min(-(-len(filled(room, most)) // ranks), len(update) // ranks) * ranks
+    wanted = min(-(-len(filled(max_tokens, most)) // ranks), len(update) // ranks) * ranks
     most = max(most, -(-len(update) // wanted)) if most else len(update)
     largest = len(update) * (max(prompts[index] for index in update) + max(answers[index] for index in update))
     limit = bisect_left(range(largest), True, key=lambda limit: len(filled(limit, most)) <= wanted)

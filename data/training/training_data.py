@@ -116,10 +116,10 @@ class TrainingData:
             f"the first answer as the model learns it: {learned}"
         ), warnings
 
-    def passes(self, ranks: int, room: int, start: int = 0, stop: int | None = None) -> list[list[list[list[int]]]]:
+    def passes(self, ranks: int, max_tokens: int, start: int = 0, stop: int | None = None) -> list[list[list[list[int]]]]:
         """For each update from `start` to `stop` its forward passes, each a list of examples per rank.
 
-        A rank's pass has at most `room` tokens and, unless 0, --batch_size examples; neither changes what an update holds.
+        A rank's pass has at most `max_tokens` and, unless 0, --batch_size examples; neither changes what an update holds.
         Raises UserError where an update has fewer examples than there are ranks.
         """
         if self.updates and self.per_update < ranks:
@@ -134,9 +134,9 @@ class TrainingData:
                 updates = epoch_updates(self.lengths[own], self.schemas[own], self.per_update, self.options["seed"], epoch)
             chosen = [first + index for index in updates[place]]
             if self.padded:
-                found.append(padded_passes(chosen, self.prompts, self.answers, ranks, room, most))
+                found.append(padded_passes(chosen, self.prompts, self.answers, ranks, max_tokens, most))
             else:
-                found.append(packed_passes(chosen, self.lengths, self.schemas, ranks, room, most))
+                found.append(packed_passes(chosen, self.lengths, self.schemas, ranks, max_tokens, most))
         return found
 
     def area(self, examples: Sequence[int]) -> int:

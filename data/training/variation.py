@@ -46,13 +46,13 @@ def varied(examples: Sequence[Example], schema: Schema, most: float, rng: random
     """Examples of one database and a schema for them, as `vary` makes them."""
     words = set().union(*(_words(example.sql) for example in examples))
     mentioned = {value["column"] for example in examples for value in example.values}
-    share = rng.uniform(0, most)
+    fraction = rng.uniform(0, most)
     needed = {i for i, name in enumerate(schema.tables) if _words(name) <= words} | {schema.columns[i][0] for i in mentioned}
-    tables = [i for i in range(len(schema.tables)) if i in needed or rng.random() > share]
+    tables = [i for i in range(len(schema.tables)) if i in needed or rng.random() > fraction]
     columns = [
         i
         for i, (table, name) in enumerate(schema.columns)
-        if table == -1 or (table in tables and (_words(name) <= words or i in mentioned or rng.random() > share))
+        if table == -1 or (table in tables and (_words(name) <= words or i in mentioned or rng.random() > fraction))
     ]
     behind = columns[1:]  # the first column is *
     rng.shuffle(behind)

@@ -30,7 +30,7 @@ class Questions:
         self.waiting = [i for i in order if i not in self.too_long][accelerator.process_index :: accelerator.num_processes]
         self.written = {i: Hypotheses() for i in self.waiting}
         self.chosen: list[int] = []
-        self.room = sys.maxsize  # how many tokens a batch may hold
+        self.max_tokens = sys.maxsize  # of a batch
         shown = accelerator.is_main_process and sys.stderr.isatty()
         self.bar = tqdm(total=len(self.waiting), desc="predict", disable=not shown)
 
@@ -38,7 +38,7 @@ class Questions:
         """The next of --eval_batch_size at most: input_ids, shared, their database's schema, and what was written before."""
         most = self.options["eval_batch_size"]
         self.longest = max((len(self.inputs[i]) for i in self.waiting[:most]), default=0) + self.options["max_output_tokens"]
-        self.chosen = self.waiting[: max(1, min(most, self.room // self.longest))]
+        self.chosen = self.waiting[: max(1, min(most, self.max_tokens // self.longest))]
         columns = self.inputs, self.shared, [self.schemas[name] for name in self.names], self.written
         return [dict(zip(("input_ids", "shared", "schema", "before"), (column[i] for column in columns))) for i in self.chosen]
 
@@ -51,9 +51,9 @@ class Questions:
             size = len(self.chosen)
             if size == 1 or not does_not_fit(error):
                 raise
-            self.room = size * self.longest // 2
+            self.max_tokens = size * self.longest // 2
             print(f"{size} examples of up to {self.longest} tokens do not fit the memory: going on with "
-                  f"{self.room // self.longest} a batch")  # fmt: skip
+                  f"{self.max_tokens // self.longest} a batch")  # fmt: skip
 
     def take(self, answers: Sequence[Hypotheses]) -> None:
         """Keep what was written to a batch; what can go on comes again."""
