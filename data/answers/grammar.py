@@ -692,6 +692,14 @@ class _ByAlias(_Form):
     def in_from(self, table: int) -> str:
         return _any([self.stands_for(alias, table) for alias in self.aliases])
 
+    def has_columns(self) -> str:
+        some = self.with_columns()
+        if len(some) == len(self.places):
+            return ""
+        of = {alias: _any([self.stands_for(alias, table) for table in some]) for alias in self.aliases}
+        # in ON, FROM has yet to name some of the aliases
+        return _any([f"and(bit_clear({self.awaited + alias}), {known})" for alias, known in of.items()])
+
     def spare(self) -> str:
         free = _any([f"eq({self.bits_of(alias)}, 0)" for alias in self.aliases])
         return _both(free, _any([f"bit_clear({table})" for table in self.places]) if self.with_bare else "")
