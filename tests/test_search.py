@@ -141,9 +141,9 @@ def plain_words(model, asked):
     head.weight = real
 
 
-def answered(script, model, asked, beams: int, grammars) -> list[list[dict]]:
+def answered(script, model, asked, beams: int, grammars, **more: int) -> list[list[dict]]:
     benchmark, tokenizer, examples = asked
-    args = replace(script.Args(), **script.TINY, num_beams=beams) if beams > 1 else replace(script.Args(), **script.TINY)
+    args = replace(script.Args(), **script.TINY | more, num_beams=beams)
     return script.generate(model, tokenizer, examples, benchmark.schemas, args, Accelerator(cpu=True), Stop(), grammars)
 
 
@@ -161,7 +161,7 @@ def test_all_that_ends_runs(script, model, asked, beams):
     """Of random weights, which have learned nothing; they may join tables without end."""
     benchmark, tokenizer, examples = asked
     grammars = constrained.grammars_for(dict(full_names=True, plain_sql=False), True, tokenizer, model.config.vocab_size)
-    held = answered(script, model, asked, beams, grammars)
+    held = answered(script, model, asked, beams, grammars, max_output_tokens=400)
     jobs = [
         (benchmark.databases(db_id, "dev")[0], each["sql"])
         for db_id, own in zip(examples["db_id"], held)
