@@ -701,7 +701,7 @@ pool = Executor(workers=2, seconds=1)
 jobs = [({str(database)!r}, sql) for sql in ({ENDLESS!r}, {ONE_LONG_STEP!r})]
 thread = threading.Thread(target=pool.run, args=(jobs,), daemon=True)
 thread.start()
-while thread.is_alive() and [worker.stage for worker in pool._workers] != ["predicted"] * 2:
+while thread.is_alive() and [getattr(worker, "stage", "") for worker in pool._workers] != ["predicted"] * 2:
     time.sleep(0.01)
 print(*(worker.process.pid for worker in pool._workers), flush=True)
 time.sleep(60)
