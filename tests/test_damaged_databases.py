@@ -128,6 +128,15 @@ def test_a_hundred_damaged_files(tmp_path):
     check_damaged(tmp_path, 100)
 
 
+def test_a_damaged_name_that_is_not_text_is_an_error_of_the_file(tmp_path):
+    with sqlite3.connect(tmp_path / "pet.sqlite") as connection:
+        connection.execute("CREATE TABLE pet (name)")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET name = CAST(x'706574a3' AS TEXT), sql = 'CREATE TABLE'")
+    with pytest.raises(UserError, match="pet.sqlite cannot be read"):
+        schema_of_database(tmp_path / "pet.sqlite")
+
+
 @pytest.mark.slow
 def test_five_hundred_damaged_files(tmp_path):
     check_damaged(tmp_path, 500)

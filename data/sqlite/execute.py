@@ -417,6 +417,8 @@ def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], tim
                 found = read(connection)
         except MemoryError:
             raise _database_error("out of memory", sqlite3.SQLITE_NOMEM) from None
+        except UnicodeDecodeError as error:  # SQLite's message names what is damaged, in the file's own bytes
+            raise _database_error(f"a name is not UTF-8: {error}", sqlite3.SQLITE_CORRUPT) from None
         except sqlite3.Error as error:
             code = _primary_code(error)
             again = code in UNOPENED or code in DAMAGED and _stamps(real) != before
