@@ -487,12 +487,12 @@ def test_the_answers_of_several_runs_vote(spider, tmp_path):
     assert {path: path.read_bytes() for run in (one, two) for path in run.iterdir()} == before
 
 
-@pytest.mark.parametrize("fault", ["no --out", "other questions", "broken candidates"])
+@pytest.mark.parametrize("fault", ["no --out", "other questions", "likely", 1e6, float("nan")])
 def test_runs_that_cannot_vote_are_one_line(spider, tmp_path, fault):
     one = make_run(tmp_path / "one", spider, GOLD[:5])
     two = make_run(tmp_path / "two", spider, GOLD[:4] if fault == "other questions" else GOLD[:5])
-    if fault == "broken candidates":
-        with_candidates(two, 1, ("SELECT 1", "likely"))
+    if fault not in ("no --out", "other questions"):  # as a score
+        with_candidates(two, 1, ("SELECT 1", fault))
     done = command(one, two, *(() if fault == "no --out" else ("--out", tmp_path / "both")))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert ("--out" if fault == "no --out" else str(two)) in done.stderr and not (tmp_path / "both").exists()

@@ -630,25 +630,18 @@ def test_a_full_gpu_is_one_line(capsys):
     assert said.endswith("(CUDA out of memory. Tried to allocate 344.00 MiB)\n") and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_a_place_that_may_not_be_written_is_one_line(capsys, number):
+ALLOW = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it, or name another place")
+MOVE = dict.fromkeys((errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EIO), "name another place")
+
+
+@pytest.mark.parametrize(("number", "remedy"), (ALLOW | MOVE).items())
+def test_a_place_that_cannot_be_used_is_one_line(capsys, number, remedy):
     def fail() -> None:
         raise OSError(number, os.strerror(number), "runs/args.json.tmp")
 
     with pytest.raises(SystemExit) as caught:
         exit_on_user_error(fail)
-    said = f"error: runs/args.json.tmp cannot be read or written ({os.strerror(number)}): allow it, or name another place\n"
-    assert caught.value.code == 2 and capsys.readouterr().err == said
-
-
-@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EIO])
-def test_a_place_that_cannot_be_is_one_line(capsys, number):
-    def fail() -> None:
-        raise OSError(number, os.strerror(number), "cache/text-to-sql")
-
-    with pytest.raises(SystemExit) as caught:
-        exit_on_user_error(fail)
-    said = f"error: cache/text-to-sql cannot be read or written ({os.strerror(number)}): name another place\n"
+    said = f"error: runs/args.json.tmp cannot be read or written ({os.strerror(number)}): {remedy}\n"
     assert caught.value.code == 2 and capsys.readouterr().err == said
 
 

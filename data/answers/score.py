@@ -297,13 +297,15 @@ def voted(
     pools: list[list[dict]] = [[] for _ in first]
     for folder, (_, asked, rows, _) in zip(folders, read):
         answers = dict(zip((example.index for example in asked), rows))
-        if len(asked) != len(examples) or any(example not in asked for example in examples):
+        if {example.index: example for example in asked} != {example.index: example for example in examples}:
             raise UserError(f"{folders[0]} and {folder} do not answer the same questions: evaluate both on the same data")
         for pool, example in zip(pools, examples):
             row = answers[example.index]
             try:
                 several = row.get("candidates") or [dict(sql=row["predicted"], score=0.0, ended=not row.get("cut"))]
                 pool += [dict(sql=str(each["sql"]), score=float(each["score"]), ended=bool(each["ended"])) for each in several]
+                if not all(each["score"] <= 0 for each in pool):
+                    raise ValueError("a likelihood over 1, or none")
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{folder}: example {example.index} has broken candidates: evaluate again") from None
     databases = [benchmark.databases(example.db_id, benchmark.evaluated)[0] for example in examples]
