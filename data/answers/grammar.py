@@ -903,9 +903,9 @@ def outside(
 ) -> tuple[list[Refusal], int]:
     """-> the examples whose SQL the grammars reject, and how many were looked at; `full_names` as for `judged`.
 
-    After some `seconds` the rest is not looked at: examples come in a random order, TURN of a database, then TURN of the next,
-    since a grammar takes as long to compile as some hundred statements to check. Where there is no grammar, or no llguidance,
-    nothing is rejected.
+    After some `seconds` of processor time the rest is not looked at: examples come in a random order, TURN of a database, then
+    TURN of the next, since a grammar takes as long to compile as some hundred statements to check. Where there is no grammar,
+    or no llguidance, nothing is rejected.
     """
     try:
         matchers = Matchers()
@@ -916,11 +916,11 @@ def outside(
         groups.setdefault(example.db_id, []).append(example)
     turns = range(0, max(map(len, groups.values())), TURN)
     order = (example for turn in turns for group in groups.values() for example in group[turn : turn + TURN])
-    found, looked, end = [], 0, time.monotonic() + seconds
+    found, looked, end = [], 0, time.process_time() + seconds
     for refusal in judged(order, schemas, matchers, full_names):
         looked += 1
         found += [refusal] if refusal and not refusal.reason else []
-        if time.monotonic() > end:
+        if time.process_time() > end:
             break
     return found, looked
 
