@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,16 @@ def one_and_two(run, tmp_path, monkeypatch):
         return one, records(tmp_path / "two")
 
     return go
+
+
+def deepspeed(ranks: int) -> tuple[list[str], dict]:
+    """The launcher's words for so many CPU ranks, and their environment. Its usual port may serve another test's ranks."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    folder = Path(sys.executable).parent
+    hidden = os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    hidden["PATH"] = f"{folder}:{hidden['PATH']}"
+    return [str(folder / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(port)], hidden
 
 
 def records(folder: Path) -> dict:

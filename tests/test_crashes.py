@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import records, wait_for
+from conftest import deepspeed, records, wait_for
 
 from data.run.checkpoints import unseal
 from data.run.signals import ENDING
@@ -232,28 +232,25 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_it(tmp_path, script, m
     assert sorted(records(tmp_path / "copy")["losses"]) == [0, 1, 2, 3]
 
 
-def launched(out: Path, deepspeed: bool, *options: str) -> tuple[list[str], dict]:
+def launched(out: Path, script: str, *options: str) -> tuple[list[str], dict]:
     """A command that starts two ranks, and its environment."""
-    folder = Path(sys.executable).parent
-    words = [str(folder / "deepspeed"), "--num_accelerators", "2", "T5_3B.py"]
-    words = words if deepspeed else [sys.executable, "flan_t5_base.py", "--processes", "2"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    environment["PATH"] = f"{folder}:{environment['PATH']}"
+    words, environment = deepspeed(2)
+    words = [*words, "T5_3B.py"] if script == "T5_3B" else [sys.executable, f"{script}.py", "--processes", "2"]
     return [*words, *FEW, "--save_every", "0", "--out", str(out), *options], environment
 
 
 @pytest.mark.parametrize(
-    ("deepspeed", "number", "everyone"),
+    ("script", "number", "everyone"),
     [
-        *((False, number, True) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)),
-        (False, signal.SIGTERM, False),
-        *((True, number, True) for number in (signal.SIGTERM, signal.SIGINT)),
+        *(("flan_t5_base", number, True) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)),
+        ("flan_t5_base", signal.SIGTERM, False),
+        *(("T5_3B", number, True) for number in (signal.SIGTERM, signal.SIGINT)),
     ],
 )
-def test_a_signal_to_a_launcher_ends_all_ranks_after_the_same_update(tmp_path, deepspeed, number, everyone):
+def test_a_signal_to_a_launcher_ends_all_ranks_after_the_same_update(tmp_path, script, number, everyone):
     """`everyone`: it reaches every process at once, as Ctrl-C or a batch system's SIGTERM does; else the launcher alone."""
-    out, script = tmp_path / "run", "T5_3B" if deepspeed else "flan_t5_base"
-    words, environment = launched(out, deepspeed, "--max_updates", "300", "--eval_every", "0")
+    out = tmp_path / "run"
+    words, environment = launched(out, script, "--max_updates", "300", "--eval_every", "0")
     with (tmp_path / "output").open("w") as output:
         started = dict(cwd=ROOT, env=environment, start_new_session=True, stdout=output, stderr=subprocess.STDOUT)
         process = subprocess.Popen(words, **started)
@@ -267,7 +264,7 @@ def test_a_signal_to_a_launcher_ends_all_ranks_after_the_same_update(tmp_path, d
     assert text.count("the same command with --resume goes on") == 1
     if number != signal.SIGINT:  # what is saved depends on no signal: one resumes of each launcher
         return
-    words, environment = launched(out, deepspeed, "--max_updates", str(at + 2), "--eval_every", "0", "--resume")
+    words, environment = launched(out, script, "--max_updates", str(at + 2), "--eval_every", "0", "--resume")
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(records(out)["losses"]) == list(range(at + 2))

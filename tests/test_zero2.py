@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import records, wait_for
+from conftest import deepspeed, records, wait_for
 
 import T5_3B
 
@@ -28,10 +28,7 @@ def small(small_sample):
 
 def command(ranks: int, out: Path, options: list[str]) -> tuple[list[str], dict]:
     """The command line and environment of a run of so many ranks under the launcher."""
-    folder = Path(sys.executable).parent
-    words = [str(folder / "deepspeed"), "--num_accelerators", str(ranks)]
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{folder}:{environment['PATH']}"
+    words, environment = deepspeed(ranks)
     return [*words, "T5_3B.py", "--tiny", *FEW, "--out", str(out), *options], environment
 
 
