@@ -62,7 +62,8 @@ class Args:
     max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: 2 % of Spider's
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
-    num_beams: int = 1  # candidates; the first counts that runs and returns rows; 1: greedy
+    num_beams: int = 1  # candidates; the best counts that runs and returns rows; 1: greedy
+    back_translation: bool = True  # of candidates the untrained model says how likely their SQL makes the question
     base_16bit: bool = False  # LoRA on the base in bf16 (on a CPU float32), not in 4 bits; a run keeps its choice
     lora_rank: int = 16  # on all layers more is not better in large models (Dettmers et al., 2023); a small one gains by 64
     lora_alpha: int = 16  # QLoRA's
@@ -89,7 +90,7 @@ class Args:
 
 # what --tiny changes: the same code, for two CPU cores and five minutes; its schemas are too few tokens to be worth sharing
 TINY = dict(data="sample", share_schema=False, vary_schema=0.0, epochs=3, update_examples=16, eval_batch_size=64,
-            learning_rate=3e-3, lora_rank=64, lora_alpha=16, max_output_tokens=96)  # fmt: skip
+            learning_rate=3e-3, lora_rank=64, lora_alpha=16, max_output_tokens=96, back_translation=False)  # fmt: skip
 # what --published changes: the published table's sizes and reach of LoRA, and the prompt and SQL as they stand in the data
 PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=False, share_schema=False, batch_size=4,
                  eval_batch_size=24, lora_rank=8, lora_alpha=32, lora_dropout=0.05, lora_targets="q_proj,v_proj",
@@ -139,6 +140,7 @@ from data.training.small_tokenizer import word_tokenizer
 from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch import quantised
 from data.with_torch.answering import Questions
+from data.with_torch.back_translation import back_translate
 from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import packs_of, visible
@@ -259,25 +261,22 @@ def add_lora(model: torch.nn.Module, args: Args, tokenizer: Tokenizer) -> PeftMo
 
 
 class AnswerLoss(torch.nn.Module):
-    """The summed cross-entropy of a batch's answer tokens, float32; only their hidden states meet the output layer."""
+    """The cross-entropy of a batch's answer tokens, float32, summed or each; only their hidden states meet the output layer."""
 
     def __init__(self, model: PeftModel):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor, segments: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, labels: torch.Tensor, segments: torch.Tensor, reduction: str = "sum", **inputs: torch.Tensor):
         causal = self.model.get_base_model()
         # additive: each layer would convert a boolean mask anew, and keep the result
         mask = torch.where(visible(segments), 0.0, -torch.inf).to(quantization().bnb_4bit_compute_dtype)
-        inputs = dict(input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
-        hidden = causal.base_model(**inputs, use_cache=False).last_hidden_state
+        hidden = causal.base_model(**inputs, attention_mask=mask, use_cache=False).last_hidden_state
         following = labels[:, 1:].to(hidden.device)
         answer = following != -100
         logits = causal.get_output_embeddings()(hidden[:, :-1][answer])
-        loss = torch.nn.functional.cross_entropy(logits.float(), following[answer].to(logits.device), reduction="sum")
-        return loss.to(input_ids.device)
+        loss = torch.nn.functional.cross_entropy(logits.float(), following[answer].to(logits.device), reduction=reduction)
+        return loss.to(labels.device)
 
 
 def flops_per_token(model: PeftModel) -> tuple[int, int]:
@@ -305,7 +304,11 @@ def generate(
     while (rows := questions.batch()) and not stop.requested:
         with questions.halved():
             questions.take(write(model, rows, steps, args, tokenizer, grammars))
-    return questions.answers(tokenizer)
+    answers = questions.answers(tokenizer)
+    if answers and args.back_translation and args.num_beams > 1:
+        with model.disable_adapter():
+            return back_translate(answers, examples["question"], AnswerLoss(model), tokenizer, accelerator, stop)
+    return answers
 
 
 def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: Grammars | None) -> list[Hypotheses]:
@@ -323,8 +326,7 @@ def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: 
     prompt_mask, all_positions = visible(batch["segments"]), batch["position_ids"]  # the mask (packs, 1, longest, longest)
     places = branch(trees, ends, beams, prompt_mask, all_positions).view(packs, -1).to(device)  # (packs, slots)
     slots, count = width * beams, packs * width
-    cache = StaticCache(config=causal.config, max_cache_len=longest + steps * slots)
-    how = dict(past_key_values=cache, use_cache=True)
+    how = dict(past_key_values=StaticCache(config=causal.config, max_cache_len=longest + steps * slots), use_cache=True)
     prompt_mask, all_positions = torch.nn.functional.pad(prompt_mask.to(device), (0, steps * slots)), all_positions.to(device)
     hidden = causal.base_model(batch["input_ids"].to(device), attention_mask=prompt_mask, position_ids=all_positions, **how)
     mask = torch.take_along_dim(prompt_mask, places[:, None, :, None], 2)  # (packs, 1, slots, longest + steps * slots)
@@ -386,7 +388,7 @@ def ask(args: Args) -> None:
 
     def answer(rows: dict, schemas: dict[str, Schema]) -> list[list[dict]] | None:
         tokens = encode(rows, schemas, tokenizer, args.max_input_tokens, base["share_schema"])
-        examples = Dataset.from_dict(tokens | dict(db_id=rows["db_id"]))
+        examples = Dataset.from_dict(tokens | dict(db_id=rows["db_id"], question=rows["question"]))
         return generate(model, tokenizer, examples, schemas, args, accelerator, stop, grammars)
 
     talk.go(answer, stop)
@@ -415,10 +417,9 @@ def save(accelerator: Accelerator, model, tokenizer, folder: Path, base: dict, s
 
 def load(accelerator: Accelerator, model, folder: Path) -> dict:
     """Restore adapter, optimiser and random states from `folder` -> the state of the loop."""
-    state = record_of(folder)["state"]
     set_peft_model_state_dict(model, load_peft_weights(folder, device="cpu"))
     accelerator.load_state(str(folder / "resume"))
-    return state
+    return record_of(folder)["state"]
 
 
 # ---------------------------------------------------------------------------------------------------------- training

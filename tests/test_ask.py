@@ -80,7 +80,8 @@ def test_sql_that_gives_no_rows_says_why(database, capsys, sql, says):
 
 
 def test_of_several_candidates_the_first_that_returns_rows_is_answered(database, capsys):
-    proposed = [dict(sql="SELECT x FROM item"), dict(sql="SELECT id FROM item WHERE id > 9"), dict(sql="SELECT 8")]
+    several = ("SELECT x FROM item", "SELECT id FROM item WHERE id > 9", "SELECT 8")
+    proposed = [dict(sql=sql, score=-0.1 * place, ended=True) for place, sql in enumerate(several)]
     talk(database, "What?", lambda rows, schemas: [proposed])
     assert capsys.readouterr().out.startswith("SELECT 8\n8\n")
 

@@ -31,13 +31,23 @@ def database(tmp_path_factory):
     ],
 )
 def test_the_first_that_returns_rows_counts_then_the_first_that_runs_then_the_first(database, proposed, place):
-    own = [dict(sql=sql) for sql in proposed]
+    own = [dict(sql=sql, score=-0.1 * number, ended=True) for number, sql in enumerate(proposed)]
     with Executor(workers=1) as executor:
-        assert choose(executor, [(database, own), (database, own[::-1])])[0] == place
+        assert choose(executor, [(database, own), (database, own[::-1])]) == [place, len(own) - 1 - place]
     if len(own) > 1:
         assert own[0]["rows"] == (2 if own[0]["sql"] == "SELECT name FROM pet" else 0)
         assert [each["error"] is None for each in own] == [sql.endswith(("pet", "9", "0")) and "DROP" not in sql and
                                                            "colour" not in sql for sql in proposed]  # fmt: skip
+
+
+@pytest.mark.parametrize(("likelihoods", "place"), [((-2.0, -0.5), 1), ((-0.7, -0.5), 0), ((-0.5, -2.0), 0), ((None, None), 0)])
+def test_of_candidates_that_return_rows_the_one_counts_whose_sql_explains_the_question(database, likelihoods, place):
+    own = [dict(sql=AGES, score=-0.1, ended=True), dict(sql=NAMES, score=-0.3, ended=True)]
+    own.append(dict(sql="SELECT colour FROM pet", score=0.0, ended=True, question_score=0.0))
+    for each, likelihood in zip(own, likelihoods):
+        each |= {} if likelihood is None else dict(question_score=likelihood)
+    with Executor(workers=1) as executor:
+        assert choose(executor, [(database, own)]) == [place]
 
 
 NAMES, AGES, NONE = "SELECT name FROM pet", "SELECT age FROM pet", "SELECT name FROM pet WHERE age > 9"

@@ -130,11 +130,12 @@ def test_half_a_surrogate_pair_of_a_model_is_written(folder):
 
 
 def test_candidates_stand_with_what_running_them_came_to(folder):
-    proposed = [dict(sql="SELECT\n1", score=-0.25, rows=1, error=None), dict(sql="", score=-1, rows=0, error="does not parse")]
+    proposed = [dict(sql="SELECT\n1", score=-0.25, question_score=-2, rows=1, error=None)]
+    proposed.append(dict(sql="", score=-1, rows=0, error="does not parse"))
     shown = page.example(rows_of(folder)[0] | dict(candidates=proposed, chosen=0), (0, 0))
     assert shown["candidates"] == [
-        dict(sql="SELECT 1", score="-0.250", outcome="1 row"),
-        dict(sql="", score="-1.000", outcome="does not parse"),
+        dict(sql="SELECT 1", score="-0.250", question_score="-2.000", outcome="1 row"),
+        dict(sql="", score="-1.000", question_score="", outcome="does not parse"),
     ]
     assert shown["chosen"] == 0 and content(folder)["examples"][0]["candidates"] == []
 

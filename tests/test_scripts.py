@@ -108,14 +108,15 @@ def test_answers_come_from_attention_that_repeats_itself(script, monkeypatch):
     assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled()
 
 
-@pytest.mark.parametrize("name", ["T5_3B", "gpt_neox_20b"])
-def test_beams_write_an_answer_to_each_question(run, name):
+@pytest.mark.parametrize(("name", "judged"), [("T5_3B", ()), ("gpt_neox_20b", ("--back_translation",))])
+def test_beams_write_an_answer_to_each_question(run, name, judged):
     script = importlib.import_module(name)
-    done = run(script, *FEW, "--max_updates", "1", "--eval_every", "0", "--num_beams", "2")
+    done = run(script, *FEW, "--max_updates", "1", "--eval_every", "0", "--num_beams", "2", *judged)
     assert len(done["predictions"]) == 4
     several = [row for row in done["predictions"] if "candidates" in row]
     assert several and all(len(row["candidates"]) == 2 for row in several)
     assert all(row["predicted"] == row["candidates"][row["chosen"]]["sql"] for row in several)
+    assert all(("question_score" in each) == bool(judged) for row in several for each in row["candidates"])
     ranks = [[(each["ended"], each["score"]) for each in row["candidates"]] for row in several]
     assert all(first >= second for first, second in ranks)  # what was cut off stands behind what ended
 

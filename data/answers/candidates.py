@@ -8,6 +8,8 @@ from data.benchmark.prompt import clean_sql
 from data.benchmark.schema import Benchmark, Example
 from data.sqlite.execute import TOO_LONG, Executor, Limits
 
+QUESTION = 0.5  # weight of a `question_score` beside the `score`: 0.1 to 0.7 choose about alike
+
 
 def candidates(answers: Sequence[tuple[list[int], float]], tokenizer, end: int) -> list[dict]:
     """Token lists with the mean log-likelihood of their tokens, likeliest first -> dicts of `sql`, `score` and `ended`.
@@ -31,19 +33,21 @@ def too_long(tokens: int, limit: int) -> list[dict]:
 def choose(executor: Executor, questions: Sequence[tuple[Path | str, Sequence[dict]]], progress: bool = False) -> list[int]:
     """For each (database, candidates) the index of the candidate that counts; a single one is not run.
 
-    It is the first that runs and returns rows, else the first that runs, else the first. Where there are several, each gets
-    the keys `rows` (their number) and `error` (its class; None where it runs).
+    One that runs goes before one that does not, then one that returns rows, then one that ended, then the likelier: by its
+    `score`, and its `question_score` where it has one. Where there are several, each gets the keys `rows` (their number) and
+    `error` (its class; None where it runs).
     """
     several = [((database, each["sql"]), each) for database, own in questions if len(own) > 1 for each in own]
     jobs = dict.fromkeys(job for job, _ in several)  # Spider asks most questions in two wordings
     results = dict(zip(jobs, executor.run(jobs, progress, keep=0)))
     for job, each in several:
         each |= dict(rows=results[job].count, error=results[job].error)
-    return [max(range(len(own)), key=lambda place: (*_worth(own[place]), -place)) for _, own in questions]
+    return [max(range(len(own)), key=lambda place: (*_worth(own[place]), -place)) if own[1:] else 0 for _, own in questions]
 
 
-def _worth(candidate: dict) -> tuple[bool, bool]:
-    return candidate.get("error") is None, bool(candidate.get("rows"))
+def _worth(candidate: dict) -> tuple[bool, bool, bool, float]:
+    likely = candidate["score"] + QUESTION * candidate.get("question_score", 0.0)
+    return candidate.get("error") is None, bool(candidate.get("rows")), candidate["ended"], likely
 
 
 def scored(

@@ -98,10 +98,10 @@ def example(row: dict, places: tuple[int, int]) -> dict:
 
 def candidate(each: dict) -> dict:
     """One of several answers in the page's format."""
-    score = each.get("score")
+    scores = {name: each.get(name) for name in ("score", "question_score")}
     return {
         "sql": one_line(str(each.get("sql", ""))),
-        "score": f"{score:.3f}" if isinstance(score, int | float) else "",
+        **{name: f"{score:.3f}" if isinstance(score, int | float) else "" for name, score in scores.items()},
         "outcome": each.get("error") or f"{each.get('rows', 0):,} row{'' if each.get('rows') == 1 else 's'}",
     }
 

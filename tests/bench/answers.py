@@ -52,7 +52,8 @@ def ask(name: str, given: argparse.Namespace) -> None:
             continue
         held, beams = WAYS[way]
         size = max(1, given.eval_batch_size // beams)
-        args = why.script.Args(model=given.model, num_beams=beams, eval_batch_size=size, max_output_tokens=given.new_tokens)
+        args = why.script.Args(model=given.model, num_beams=beams, back_translation=False, eval_batch_size=size,
+                               max_output_tokens=given.new_tokens)  # fmt: skip
         accelerator = Accelerator(cpu=not gpu)
         rows, figures = why.script.evaluate(
             model, tokenizer, benchmark, dev, args, accelerator, Stop(), grammars if held else None

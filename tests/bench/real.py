@@ -60,7 +60,9 @@ OPTIONS = {
 }
 BESIDE = {"bf16-rate-5e-4": "rate-5e-4"}  # what a row is compared with; the others: the default
 # how a trained model is asked, and the options of that; the first is what its training ends with
-WAYS = {"constrained": "", "free": "--no-constrained", "4": "--num_beams 4", "8": "--num_beams 8"}
+WAYS = {"constrained": "", "free": "--no-constrained"}
+WAYS |= {count: f"--num_beams {count} --no-back_translation" for count in ("4", "8")}
+WAYS |= {f"{count}-judged": f"--num_beams {count}" for count in ("4", "8")}  # by back-translation
 KEPT = ("method", "trainable_parameters", "parameters", "gpu_name", "updates", "examples_seen", "train_seconds",
         "train_examples_per_second", "peak_memory_gib", "execution_accuracy", "exact_match", "n", "eval_seconds")  # fmt: skip
 
