@@ -121,6 +121,14 @@ def test_beams_write_an_answer_to_each_question(run, name, judged):
     assert all(first >= second for first, second in ranks)  # what was cut off stands behind what ended
 
 
+@pytest.mark.parametrize("name", ["gpt_neox_20b", "llama_65b"])
+def test_an_evaluation_without_the_adapter_changes_nothing_of_the_training(run, name):
+    script = importlib.import_module(name)
+    words = (*FEW, "--max_updates", "3", "--eval_every", "1", "--num_beams", "2", "--max_output_tokens", "8")
+    losses = [run(script, *words, *judged, out=f"run{len(judged)}")["losses"] for judged in ((), ("--back_translation",))]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
 @pytest.mark.parametrize("name", SCRIPTS[1:])
 def test_trained_rows_are_put_among_the_others_without_the_cpu(name, monkeypatch):
     """A CUDA graph captures no copy of their numbers from there."""
