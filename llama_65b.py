@@ -62,7 +62,7 @@ class Args:
     max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: 2 % of Spider's
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
-    num_beams: int = 1  # candidates; the best counts that runs and returns rows; 1: greedy
+    num_beams: int = 1  # candidates, which are run: those with equal results vote together; 1: greedy
     back_translation: bool = True  # of candidates the untrained model says how likely their SQL makes the question
     base_16bit: bool = False  # LoRA on the base in bf16 (on a CPU float32), not in 4 bits; a run keeps its choice
     lora_rank: int = 16  # on all layers more is not better in large models (Dettmers et al., 2023); a small one gains by 64

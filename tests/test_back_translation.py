@@ -24,7 +24,7 @@ QUESTIONS = [
 def answers() -> list[list[dict]]:
     count, lightest = "SELECT COUNT(*) FROM robot", "SELECT robot.weight FROM robot ORDER BY robot.weight LIMIT 1"
     own = [(count, lightest), (count, lightest, ""), (count,), (count, lightest)]
-    return [[dict(sql=sql) for sql in each] for each in own]
+    return [[dict(sql=sql, score=-0.1 * place) for place, sql in enumerate(each)] for each in own]
 
 
 @pytest.fixture(scope="module", params=["gpt_neox_20b", "llama_65b"])
@@ -96,8 +96,22 @@ def test_a_signal_ends_it(trained):
 
 
 def test_single_answers_are_not_judged(trained):
-    own = [[dict(sql="SELECT 1")] for _ in QUESTIONS]
-    assert judged(trained, own) is own and own[0] == [dict(sql="SELECT 1")]
+    own = [[dict(sql="SELECT 1", score=-1.0)] for _ in QUESTIONS]
+    assert judged(trained, own) is own and own[0] == [dict(sql="SELECT 1", score=-1.0)]
+
+
+def test_nor_are_those_far_behind_the_first(trained):
+    own = [
+        [dict(sql=f"SELECT {score}", score=score) for score in scores]
+        for scores in ((-0.1, -0.25, -0.4), (-0.1, -0.4), (-1,), ())
+    ]
+    judged(trained, own)
+    assert [["question_score" in each for each in several] for several in own] == [
+        [True, True, False],
+        [False, False],
+        [False],
+        [],
+    ]
 
 
 def test_a_tokenizer_may_end_every_text(trained):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.answers.candidates import candidates, choose, scored
+from data.answers.candidates import candidates, scored
 from data.answers.vote import vote
 from data.benchmark.sample import build
 from data.benchmark.spider import load
@@ -30,10 +30,10 @@ def database(tmp_path_factory):
         (["SELECT colour FROM pet"], 0),
     ],
 )
-def test_the_first_that_returns_rows_counts_then_the_first_that_runs_then_the_first(database, proposed, place):
+def test_what_returns_rows_goes_before_what_runs_and_that_before_the_first(database, proposed, place):
     own = [dict(sql=sql, score=-0.1 * number, ended=True) for number, sql in enumerate(proposed)]
     with Executor(workers=1) as executor:
-        assert choose(executor, [(database, own), (database, own[::-1])]) == [place, len(own) - 1 - place]
+        assert vote(executor, [(database, own), (database, own[::-1])]) == [place, len(own) - 1 - place]
     if len(own) > 1:
         assert own[0]["rows"] == (2 if own[0]["sql"] == "SELECT name FROM pet" else 0)
         assert [each["error"] is None for each in own] == [sql.endswith(("pet", "9", "0")) and "DROP" not in sql and
@@ -41,13 +41,13 @@ def test_the_first_that_returns_rows_counts_then_the_first_that_runs_then_the_fi
 
 
 @pytest.mark.parametrize(("likelihoods", "place"), [((-2.0, -0.5), 1), ((-0.7, -0.5), 0), ((-0.5, -2.0), 0), ((None, None), 0)])
-def test_of_candidates_that_return_rows_the_one_counts_whose_sql_explains_the_question(database, likelihoods, place):
+def test_the_one_counts_whose_sql_explains_the_question(database, likelihoods, place):
     own = [dict(sql=AGES, score=-0.1, ended=True), dict(sql=NAMES, score=-0.3, ended=True)]
     own.append(dict(sql="SELECT colour FROM pet", score=0.0, ended=True, question_score=0.0))
     for each, likelihood in zip(own, likelihoods):
         each |= {} if likelihood is None else dict(question_score=likelihood)
     with Executor(workers=1) as executor:
-        assert choose(executor, [(database, own)]) == [place]
+        assert vote(executor, [(database, own)]) == [place]
 
 
 NAMES, AGES, NONE = "SELECT name FROM pet", "SELECT age FROM pet", "SELECT name FROM pet WHERE age > 9"
@@ -64,16 +64,30 @@ NAMES, AGES, NONE = "SELECT name FROM pet", "SELECT age FROM pet", "SELECT name 
         ([(NONE, -0.1), (NAMES, -0.5)], 0),
         ([("SELECT colour FROM pet", -0.2), ("SELECT", -0.1)], 1),
         ([(NAMES, -0.1), (AGES, -0.1)], 0),
+        ([(NAMES, -900.0), (AGES, -800.0)], 1),
     ],
 )
-def test_answers_of_several_runs_vote_by_what_they_return(database, proposed, place):
-    own = [dict(sql=sql, score=score) for sql, score in proposed]
+def test_answers_vote_by_what_they_return(database, proposed, place):
+    own = [dict(sql=sql, score=score, ended=True) for sql, score in proposed]
     with Executor(workers=1) as executor:
         assert vote(executor, [(database, own)]) == [place]
     assert [each["rows"] for each in own if each["sql"].startswith(NAMES) and each["sql"] != NONE] == [2] * sum(
         sql.startswith(NAMES) and sql != NONE for sql, _ in proposed
     )
     assert [each["error"] is None for each in own] == ["colour" not in sql and sql != "SELECT" for sql, _ in proposed]
+
+
+@pytest.mark.parametrize(("likelihood", "place"), [(-0.3, 1), (-0.5, 0)])
+def test_a_cut_answer_counts_for_little(database, likelihood, place):
+    own = [dict(sql=NAMES, score=-0.1, ended=False), dict(sql=AGES, score=likelihood, ended=True)]
+    with Executor(workers=1) as executor:
+        assert vote(executor, [(database, own)]) == [place]
+
+
+def test_what_was_not_judged_is_no_better_than_what_was(database):
+    own = [dict(sql=AGES, score=-0.1, ended=True, question_score=-2.0), dict(sql=NAMES, score=-0.2, ended=True)]
+    with Executor(workers=1) as executor:
+        assert vote(executor, [(database, own)]) == [0]
 
 
 def test_a_result_has_its_first_rows_and_their_number(database):

@@ -1,14 +1,12 @@
-"""Choose among a model's answers to a question by running them, never by looking at the gold."""
+"""A model's answers to a question as candidates, and the scores of those that count."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from data.answers.score import score
+from data.answers.vote import vote
 from data.benchmark.prompt import clean_sql
 from data.benchmark.schema import Benchmark, Example
 from data.sqlite.execute import TOO_LONG, Executor, Limits
-
-QUESTION = 0.5  # weight of a `question_score` beside the `score`: 0.1 to 0.7 choose about alike
 
 
 def candidates(answers: Sequence[tuple[list[int], float]], tokenizer, end: int) -> list[dict]:
@@ -30,26 +28,6 @@ def too_long(tokens: int, limit: int) -> list[dict]:
     return [dict(sql="", score=0.0, ended=True, error=TOO_LONG, message=message)]
 
 
-def choose(executor: Executor, questions: Sequence[tuple[Path | str, Sequence[dict]]], progress: bool = False) -> list[int]:
-    """For each (database, candidates) the index of the candidate that counts; a single one is not run.
-
-    One that runs goes before one that does not, then one that returns rows, then one that ended, then the likelier: by its
-    `score`, and its `question_score` where it has one. Where there are several, each gets the keys `rows` (their number) and
-    `error` (its class; None where it runs).
-    """
-    several = [((database, each["sql"]), each) for database, own in questions if len(own) > 1 for each in own]
-    jobs = dict.fromkeys(job for job, _ in several)  # Spider asks most questions in two wordings
-    results = dict(zip(jobs, executor.run(jobs, progress, keep=0)))
-    for job, each in several:
-        each |= dict(rows=results[job].count, error=results[job].error)
-    return [max(range(len(own)), key=lambda place: (*_worth(own[place]), -place)) if own[1:] else 0 for _, own in questions]
-
-
-def _worth(candidate: dict) -> tuple[bool, bool, bool, float]:
-    likely = candidate["score"] + QUESTION * candidate.get("question_score", 0.0)
-    return candidate.get("error") is None, bool(candidate.get("rows")), candidate["ended"], likely
-
-
 def scored(
     benchmark: Benchmark,
     split: str,
@@ -64,7 +42,7 @@ def scored(
     """
     databases = [benchmark.databases(example.db_id, split)[0] for example in examples]
     with Executor(seconds=seconds) as executor:
-        chosen = choose(executor, list(zip(databases, proposed)), progress)
+        chosen = vote(executor, list(zip(databases, proposed)), progress)
     predictions = [own[place]["sql"] for own, place in zip(proposed, chosen)]
     rows = score(benchmark, split, predictions, examples, progress=progress, seconds=seconds)
     for row, own, place in zip(rows, proposed, chosen):

@@ -303,8 +303,10 @@ def voted(
             row = answers[example.index]
             try:
                 several = row.get("candidates") or [dict(sql=row["predicted"], score=0.0, ended=not row.get("cut"))]
-                pool += [dict(sql=str(each["sql"]), score=float(each["score"]), ended=bool(each["ended"])) for each in several]
-                if not all(each["score"] <= 0 for each in pool):
+                for each in several:
+                    likely = {name: float(each[name]) for name in ("score", "question_score") if name in each}
+                    pool.append(dict(sql=str(each["sql"]), ended=bool(each["ended"])) | likely)
+                if not all(each["score"] <= 0 and each.get("question_score", 0) <= 0 for each in pool):
                     raise ValueError("a likelihood over 1, or none")
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{folder}: example {example.index} has broken candidates: evaluate again") from None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from data.answers.candidates import choose
+from data.answers.vote import vote
 from data.benchmark import sample
 from data.benchmark.schema import Schema, database_file
 from data.benchmark.spider import files_of, read_schemas, schema_of_database
@@ -91,7 +91,7 @@ class Conversation:
                 asked = dict(question=[question], db_id=[""], values=[self.database.mentioned(question)], sql=[""])
                 try:
                     (proposed,) = answer(asked, {"": schema})
-                    (place,) = choose(executor, [(path, proposed)])
+                    (place,) = vote(executor, [(path, proposed)])
                     if proposed[place].get("error") == TOO_LONG:
                         raise UserError(proposed[place]["message"])
                 except UserError as error:
@@ -224,7 +224,7 @@ class QuestionFile:
         if proposed is None:
             return None
         paths = [databases[name].path for name, _ in some]
-        places = choose(executor, list(zip(paths, proposed)))
+        places = vote(executor, list(zip(paths, proposed)))
         chosen = [own[place] for own, place in zip(proposed, places)]
         records = []
         results = executor.run([(path, each["sql"]) for path, each in zip(paths, chosen)], keep=ROWS)

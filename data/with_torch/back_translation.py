@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from data.run.signals import Stop
 from data.with_torch.packs import packs_of
 
+MARGIN = 0.2  # a candidate less likely than the first by more, in the mean of its tokens, has next to no chance to be chosen
 TOKENS = 2048  # of a forward pass: one that wrote the candidates has memory for these
 # what stands before each pair, in the spelling of --full_names
 EXAMPLES = """\
@@ -45,12 +46,14 @@ def back_translate(
     accelerator: Accelerator,
     stop: Stop,
 ) -> Sequence[Sequence[dict]] | None:
-    """The answers, where candidates of a question with several have a `question_score`; None once a signal asks to stop.
+    """The answers, where a question's likeliest candidates have a `question_score`; None once a signal asks to stop.
 
-    It is the mean log-likelihood of the question's tokens behind the candidate's SQL. `losses(**batch, reduction="none")`
-    returns the cross-entropies (tokens,) of the labels of a batch (`packs_of`). The pairs are divided among ranks.
+    It is the mean log-likelihood of the question's tokens behind the candidate's SQL; a candidate alone gets none.
+    `losses(**batch, reduction="none")` returns the cross-entropies (tokens,) of the labels of a batch (`packs_of`). The pairs
+    are divided among ranks.
     """
-    several = [(question, own) for question, own in zip(questions, answers) if len(own) > 1]
+    near = [[each for each in own if each["score"] >= own[0]["score"] - MARGIN] for own in answers]
+    several = [(question, own) for question, own in zip(questions, near) if len(own) > 1]
     pairs = list(dict.fromkeys((each["sql"], question) for question, own in several for each in own))
     own = list(zip(pairs, _encoded(pairs, tokenizer)))[accelerator.process_index :: accelerator.num_processes]
     found = []

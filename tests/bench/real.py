@@ -34,7 +34,8 @@ from data.answers.score import interval  # noqa: E402
 from data.common.files import write_atomically  # noqa: E402
 from data.report.curves import markdown  # noqa: E402
 
-SEEDS = ("", "-seed1", "-seed2")
+# what else a row is called, and its options; again: forward passes of other sizes, or another GPU, make another model
+SEEDS = {"": "", "-seed1": "--seed 1", "-seed2": "--seed 2", "-again": ""}
 # what a row is called, and its options beside the defaults
 OPTIONS = {
     "default": "",
@@ -69,8 +70,8 @@ KEPT = ("method", "trainable_parameters", "parameters", "gpu_name", "updates", "
 
 def rows_of(models: list[str]) -> dict[str, list[str]]:
     """Every row by its name, with its options."""
-    return {f"{model}-{name}{seed}": [*options.split(), *(["--seed", seed[-1]] if seed else [])]
-            for model in models for name, options in OPTIONS.items() for seed in SEEDS}  # fmt: skip
+    return {f"{model}-{name}{end}": [*options.split(), *seed.split()]
+            for model in models for name, options in OPTIONS.items() for end, seed in SEEDS.items()}  # fmt: skip
 
 
 def call(words: list[str], log: Path, gpu: str) -> None:
@@ -151,7 +152,7 @@ def read(given: argparse.Namespace) -> dict[tuple[str, str], dict]:
 
 def table(records: dict[tuple[str, str], dict]) -> str:
     """A line for each row over its seeds, and their differences from the default, in Markdown."""
-    stems = list(dict.fromkeys(re.sub("-seed[0-9]+$", "", row) for row, _ in records))
+    stems = list(dict.fromkeys(re.sub("-(seed[0-9]+|again)$", "", row) for row, _ in records))
     groups = {stem: {way: [records[stem + seed, way] for seed in SEEDS if (stem + seed, way) in records] for way in WAYS}
               for stem in stems}  # fmt: skip
     head = ("row", "options", "seeds", *(f"{way}, execution accuracy" for way in WAYS), "exact match, of the last",
