@@ -60,7 +60,7 @@ class Args:
     max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 14 % of Spider's
     max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
-    num_beams: int = 1  # candidates, which are run: those with equal results vote together; 1: greedy
+    num_beams: int = 4  # candidates, which are run: those with equal results vote together; 1: greedy, up to 3 times as fast
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations: less memory, a third slower
     compile: Literal["auto", "on", "off"] = "off"  # compile the layers for training; needs a C compiler
     eval_every: int = 500  # updates between evaluations; 0: only at the end
@@ -80,10 +80,10 @@ class Args:
 
 # what --tiny changes: the same code, at a size for two CPU cores and five minutes
 TINY = dict(data="sample", vary_schema=0.0, optimizer="adamw", epochs=4, update_examples=16, eval_batch_size=64,
-            learning_rate=1e-3, max_output_tokens=96, eval_every=1000)  # fmt: skip
+            learning_rate=1e-3, max_output_tokens=96, num_beams=1, eval_every=1000)  # fmt: skip
 # what --published changes: the published table's sizes (under DeepSpeed 2 examples), prompt and SQL as they stand in the data
 PUBLISHED = dict(plain_sql=False, full_names=False, vary_schema=0.0, values=False, update_examples=16, batch_size=1,
-                 eval_batch_size=4, gradient_checkpointing="off", compile="off")  # fmt: skip
+                 eval_batch_size=4, gradient_checkpointing="off", compile="off", num_beams=1)  # fmt: skip
 
 
 def parse() -> Args:

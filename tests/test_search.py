@@ -143,7 +143,7 @@ def plain_words(model, asked):
 
 def answered(script, model, asked, beams: int, grammars, **more: int) -> list[list[dict]]:
     benchmark, tokenizer, examples = asked
-    args = replace(script.Args(), **script.TINY | more, num_beams=beams)
+    args = replace(script.Args(), **script.TINY | more | dict(num_beams=beams))
     return script.generate(model, tokenizer, examples, benchmark.schemas, args, Accelerator(cpu=True), Stop(), grammars)
 
 

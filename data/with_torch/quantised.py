@@ -21,8 +21,8 @@ from data.with_torch.models import draw_weights, weights_from
 def peak_rate(parameters: int) -> float:
     """The learning rate for LoRA on a model of so many weights.
 
-    QLoRA's from 3 B weights on (Dettmers et al., 2023: 2e-4 up to 13 B, 1e-4 for 33 B and 65 B). Below that the better of two
-    that were tried on 1.5 B (tests/bench/README.md).
+    QLoRA's from 3 B weights on (Dettmers et al., 2023: 2e-4 up to 13 B, 1e-4 for 33 B and 65 B). Below that the best of
+    three that were tried on 1.5 B (tests/bench/README.md).
     """
     return next(rate for least, rate in ((30e9, 1e-4), (3e9, 2e-4), (0, 1e-3)) if parameters >= least)
 

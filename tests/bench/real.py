@@ -61,7 +61,7 @@ OPTIONS = {
 }
 BESIDE = {"bf16-rate-5e-4": "rate-5e-4"}  # what a row is compared with; the others: the default
 # how a trained model is asked, and the options of that; the first is what its training ends with
-WAYS = {"constrained": "", "free": "--no-constrained"}
+WAYS = {"constrained": "--num_beams 1", "free": "--num_beams 1 --no-constrained"}
 WAYS |= {count: f"--num_beams {count} --no-back_translation" for count in ("4", "8")}
 WAYS |= {f"{count}-judged": f"--num_beams {count}" for count in ("4", "8")}  # by back-translation
 KEPT = ("method", "trainable_parameters", "parameters", "gpu_name", "updates", "examples_seen", "train_seconds",
@@ -115,8 +115,9 @@ def run(name: str, options: list[str], given: argparse.Namespace, gpus: queue.Si
                 model = tiny or ["--model", given.models[name.partition("-")[0]]]
                 words = [*model, *options, "--eval_every", "0", "--save_every", "0", *["--resume"] * trained]
             else:
-                words = ["--eval_only", "--model", str(out), *tiny, *WAYS[way].split()]
-            words += ["--data", given.data, "--processes", "1", *given.options.split(), "--out", str(folder)]
+                words = ["--eval_only", "--model", str(out), *tiny]
+            words += [*WAYS[way].split(), *given.options.split()]
+            words += ["--data", given.data, "--processes", "1", "--out", str(folder)]
             began = time.monotonic()
             call(words, path.with_suffix(".log"), gpu)
             record = record_of(folder, name, way, [*options, *given.options.split()])

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=192, help="of an answer at most")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    args = script.Args(model=given.model)
+    args = script.Args(model=given.model, num_beams=1)
     base = script.base_of(asdict(args), script.SCRIPT)
     config, tokenizer = script.load_config(args, base), script.load_tokenizer(args)
     benchmark = spider.load(sample.build() if given.data == "sample" else given.data)

@@ -85,7 +85,7 @@ def command(run: Run, given: argparse.Namespace, out: Path) -> list[str]:
     options = ["--data", given.data, "--out", str(out), "--batch_size", str(run.batch), "--eval_batch_size"]
     options += [str(run.eval_batch), "--eval_examples", str(given.eval_batches * run.eval_batch), "--eval_every", "0"]
     options += ["--max_updates", str(given.updates + WARM_UP), "--max_output_tokens", str(given.new_tokens)]
-    options += ["--save_every", "-1", "--tiny" if given.smoke else "--random_weights", *run.options]
+    options += ["--num_beams", "1", "--save_every", "-1", "--tiny" if given.smoke else "--random_weights", *run.options]
     options += model_of(run.script, given)
     if run.script == "T5_3B" and not run.zero2:
         return [sys.executable, "T5_3B.py", *options]

@@ -274,7 +274,7 @@ def run(name: str, row: Row, given: argparse.Namespace) -> dict:
     args = script.Args(
         model=given.model, epochs=row.epochs, eval_batch_size=given.eval_batch_size, learning_rate=row.learning_rate,
         lora_rank=max(1, row.rank), lora_alpha=row.alpha, lora_dropout=0.0, lora_targets=row.targets or "all-linear",
-        max_output_tokens=160, seed=row.seed,
+        max_output_tokens=160, num_beams=1, seed=row.seed,
     )  # fmt: skip
     torch.set_float32_matmul_precision("high")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
