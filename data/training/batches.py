@@ -4,7 +4,7 @@ import heapq
 import math
 import random
 from bisect import bisect_left
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
 
 GROUP_SIZE = 8  # questions that share one copy of their schema, at most: 16 schemas in an update of 128
@@ -202,32 +202,68 @@ def packed_passes(
     A rank's pass has at most `max_tokens`, padding included, or a single example; widths are then rounded up. `most`:
     examples per pass and rank; 0: as many as fit.
     """
+
+    def tokens(groups: list[list[int]]) -> list[int]:
+        return [sum(shared_tokens(group, lengths, schemas)) for group in groups]
+
+    def cost(groups: list[list[int]]) -> float:
+        return _cost(*_shape(packed(sizes := tokens(groups)), sizes))
+
+    def fits(groups: list[list[int]]) -> bool:
+        few = not most or sum(map(len, groups)) <= most
+        return few and (len(groups) == 1 or area(tokens(groups)) <= max_tokens)
+
     together = min(GROUP_SIZE, most or GROUP_SIZE)
     groups = _runs(update, lengths, schemas, together, min(LONGEST, max_tokens))
-    tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
-    count = max(-(-sum(tokens) // (ranks * max_tokens)), -(-len(update) // (ranks * most)) if most else 1)
+    count = max(-(-sum(tokens(groups)) // (ranks * max_tokens)), -(-len(update) // (ranks * most)) if most else 1)
     count = min(count, len(update) // ranks)
     while True:
         while len(groups) < count * ranks:  # else a rank without examples would hang the others
             longest = max(range(len(groups)), key=lambda group: len(groups[group]))
             run = groups.pop(longest)
             groups += [run[: len(run) // 2], run[len(run) // 2 :]]
-            tokens = [sum(shared_tokens(group, lengths, schemas)) for group in groups]
-        parts = balanced(tokens, count * ranks)
-        fits = all(len(part) == 1 or area([tokens[group] for group in part]) <= max_tokens for part in parts)
-        few = not most or all(sum(len(groups[group]) for group in part) <= most for part in parts)
-        if fits and few or (count + 1) * ranks > len(update):
+        parts = [[groups[group] for group in part] for part in balanced(tokens(groups), count * ranks)]
+        if all(map(fits, parts)) or (count + 1) * ranks > len(update):
             break
         count += 1
-    sizes = [[tokens[group] for group in part] for part in parts]
-    costs = [_cost(*_shape(packed(each), each)) for each in sizes]
-    order = sorted(range(len(parts)), key=costs.__getitem__, reverse=True)
-    sums, found = [0.0] * ranks, []
+    shares: list[list[list[list[int]]]] = [[] for _ in range(ranks)]
+    sums = [0.0] * ranks
+    parts.sort(key=cost, reverse=True)
     for start in range(0, len(parts), ranks):  # the rank with least so far gets what takes longest: all wait for the last
-        part_of = dict(zip(sorted(range(ranks), key=sums.__getitem__), order[start : start + ranks]))
-        sums = [total + costs[part_of[rank]] for rank, total in enumerate(sums)]
-        found.append([[index for group in parts[part_of[rank]] for index in groups[group]] for rank in range(ranks)])
-    return found
+        for rank, part in zip(sorted(range(ranks), key=sums.__getitem__), parts[start : start + ranks]):
+            shares[rank].append(part)
+            sums[rank] += cost(part)
+    _level(shares, cost, fits)
+    return [[[index for group in part for index in group] for part in passes] for passes in zip(*shares)]
+
+
+def _level(
+    shares: list[list[list[list[int]]]], cost: Callable[[list[list[int]]], float], fits: Callable[[list[list[int]]], bool]
+) -> None:
+    """Move questions from the rank that takes longest to the one that takes least, while that saves a hundredth of its time.
+
+    `shares`: for each rank its passes, lists of groups. Of a group that is divided the schema counts twice.
+    """
+    costs = [[cost(part) for part in share] for share in shares]
+    while True:
+        sums = [sum(each) for each in costs]
+        first, last = sums.index(max(sums)), sums.index(min(sums))
+        to, best = costs[last].index(min(costs[last])), 0.99 * sums[first]
+        move = None
+        for place, part in enumerate(shares[first]):
+            for number, group in enumerate(part):
+                for count in range(1, len(group) + 1):
+                    rest = part[:number] + [group[count:]] * (count < len(group)) + part[number + 1 :]
+                    more = [*shares[last][to], group[:count]]
+                    if first == last or not rest or not fits(more):
+                        continue
+                    after = cost(rest), cost(more)
+                    longer = max(sums[first] - costs[first][place] + after[0], sums[last] - costs[last][to] + after[1])
+                    if longer < best:
+                        best, move = longer, (place, rest, more, after)
+        if move is None:
+            return
+        place, shares[first][place], shares[last][to], (costs[first][place], costs[last][to]) = move
 
 
 def padded_passes(
