@@ -99,10 +99,27 @@ def test_a_result_has_its_first_rows_and_their_number(database):
     assert (lost.rows, lost.count, lost.error, lost.message) == (None, 0, "no such column", "no such column: colour")
 
 
+def test_a_digest_tells_whether_results_are_equal_in_whatever_order(database):
+    ways = ["name, age FROM pet", "age, name FROM pet ORDER BY name DESC", "name, age FROM pet WHERE age > 9", "name FROM pet"]
+    numbers = "SELECT value FROM (WITH n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT {}) SELECT * FROM n)"
+    jobs = [*(f"SELECT {way}" for way in ways), *map(numbers.format, (499, 500, 501, 502)), "SELECT char(0xD800)"]
+    with Executor(workers=1) as executor:
+        same, turned, empty, narrow, *some, odd = (
+            result.digest for result in executor.run([(database, sql) for sql in jobs], keep=0)
+        )
+    assert same == turned and len({same, empty, narrow, odd}) == 4
+    assert some[0] != some[1] == some[2] == some[3]  # what is larger is told apart by its number of rows
+
+
 def test_answers_that_read_alike_are_one():
     tokenizer = SimpleNamespace(batch_decode=lambda lists, **how: ["SELECT " + str(len(set(ids) - {0})) for ids in lists])
     found = candidates([([5, 6, 0], -0.1), ([6, 5, 0], -0.2), ([7, 8, 9], -0.3)], tokenizer, end=0)
     assert found == [dict(sql="SELECT 2", score=-0.1, ended=True), dict(sql="SELECT 3", score=-0.3, ended=False)]
+
+
+def test_where_a_model_has_no_answer_one_without_sql_stands_in():
+    tokenizer = SimpleNamespace(batch_decode=lambda lists, **how: ["" for _ in lists])
+    assert candidates([], tokenizer, end=0) == [dict(sql="", score=0.0, ended=False)]
 
 
 def test_the_chosen_one_is_scored_and_the_others_are_kept():

@@ -464,11 +464,23 @@ def test_a_run_folder_that_does_not_hold_together_is_refused(spider, tmp_path, f
     assert {file: file.read_bytes() for file in run.iterdir()} == before
 
 
-def with_candidates(run: Path, number: int, *pairs: tuple[str, float]) -> Path:
-    rows = read_rows(run / "predictions.jsonl")
-    rows[number] |= dict(candidates=[dict(sql=sql, score=score, ended=True) for sql, score in pairs], chosen=0)
+def with_candidates(run: Path, number: int, *candidates: tuple[str, *tuple[float, ...]]) -> Path:
+    rows, names = read_rows(run / "predictions.jsonl"), ("sql", "score", "question_score")
+    rows[number] |= dict(candidates=[dict(zip(names, each)) | dict(ended=True) for each in candidates], chosen=0)
     (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return run
+
+
+def test_the_answers_of_judged_runs_vote_by_both_likelihoods(spider, tmp_path):
+    one, two = (make_run(tmp_path / name, spider, GOLD[:5]) for name in ("one", "two"))
+    with_candidates(one, 0, ("SELECT 1", -0.1, -3.0), (GOLD[0], -0.15, -2.0), ("SELECT 2", -0.2, -2.5))
+    # of the same SQL the likelihood is known, of other SQL it is taken to be the worst
+    with_candidates(two, 0, ("SELECT 1", -0.1), (GOLD[0], -0.3), ("SELECT 3", -0.2))
+    done = command(one, two, "--out", tmp_path / "both")
+    assert done.returncode == 0, done.stderr
+    first, *_ = read_rows(tmp_path / "both" / "predictions.jsonl")
+    assert (first["predicted"], first["chosen"]) == (GOLD[0], 1)
+    assert [each.get("question_score") for each in first["candidates"]] == [-3.0, -2.0, -2.5, None, None, None]
 
 
 def test_the_answers_of_several_runs_vote(spider, tmp_path):
@@ -487,12 +499,13 @@ def test_the_answers_of_several_runs_vote(spider, tmp_path):
     assert {path: path.read_bytes() for run in (one, two) for path in run.iterdir()} == before
 
 
-@pytest.mark.parametrize("fault", ["no --out", "other questions", "likely", 1e6, float("nan")])
-def test_runs_that_cannot_vote_are_one_line(spider, tmp_path, fault):
+@pytest.mark.parametrize("place", ["score", "question_score"])
+@pytest.mark.parametrize("fault", ["no --out", "other questions", "likely", 1e6, float("nan"), -float("inf"), None])
+def test_runs_that_cannot_vote_are_one_line(spider, tmp_path, fault, place):
     one = make_run(tmp_path / "one", spider, GOLD[:5])
     two = make_run(tmp_path / "two", spider, GOLD[:4] if fault == "other questions" else GOLD[:5])
     if fault not in ("no --out", "other questions"):  # as a score
-        with_candidates(two, 1, ("SELECT 1", fault))
+        with_candidates(two, 1, ("SELECT 1", *((fault,) if place == "score" else (-0.1, fault))))
     done = command(one, two, *(() if fault == "no --out" else ("--out", tmp_path / "both")))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert ("--out" if fault == "no --out" else str(two)) in done.stderr and not (tmp_path / "both").exists()

@@ -12,8 +12,10 @@ from data.sqlite.execute import TOO_LONG, Executor, Limits
 def candidates(answers: Sequence[tuple[list[int], float]], tokenizer, end: int) -> list[dict]:
     """Token lists with the mean log-likelihood of their tokens, likeliest first -> dicts of `sql`, `score` and `ended`.
 
-    Of answers with equal SQL only the first is kept. One that is not `ended` was cut by --max_output_tokens.
+    Of answers with equal SQL only the first is kept. One that is not `ended` was cut by --max_output_tokens. Where there are
+    none, as of a model whose logits are no numbers, one without SQL stands in.
     """
+    answers = answers or [([], 0.0)]
     texts = tokenizer.batch_decode([tokens for tokens, _ in answers], skip_special_tokens=True)
     found: dict[str, dict] = {}
     for text, (tokens, likelihood) in zip(texts, answers):

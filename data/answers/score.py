@@ -306,7 +306,7 @@ def voted(
                 for each in several:
                     likely = {name: float(each[name]) for name in ("score", "question_score") if name in each}
                     pool.append(dict(sql=str(each["sql"]), ended=bool(each["ended"])) | likely)
-                if not all(each["score"] <= 0 and each.get("question_score", 0) <= 0 for each in pool):
+                if not all(-math.inf < each.get(name, 0) <= 0 for each in pool for name in ("score", "question_score")):
                     raise ValueError("a likelihood over 1, or none")
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{folder}: example {example.index} has broken candidates: evaluate again") from None

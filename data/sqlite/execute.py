@@ -25,6 +25,7 @@ unguarded main module. They run this very file, which therefore imports the stan
 import errno
 import functools
 import gc
+import hashlib
 import json
 import math
 import os
@@ -68,6 +69,7 @@ SECONDS_PER_VALUE = 1e-5  # added to a comparison's time limit for each value of
 MAX_SECONDS = 3600.0  # upper bound for a statement's limit
 TICK = 0.1  # seconds after which the parent checks the clock at the latest
 STALL = 1.0  # seconds of further delay that show that the machine, or the process group, was stopped
+DIGESTED = 500  # rows of a result that its digest is of
 REPEATS = 10  # times that a statement is run again after stalls, at most
 
 T = TypeVar("T")
@@ -87,13 +89,17 @@ class Limits:
 
 @dataclass
 class Result:
-    """What a statement returned: its first `rows`, their `count` in all and `columns`, or an `error` class and a message."""
+    """What a statement returned: its first `rows`, their `count` in all and `columns`, or an `error` class and a message.
+
+    `digest` is equal where the first DIGESTED rows are, in whatever order of rows and columns.
+    """
 
     rows: list[tuple] | None
     count: int
     columns: list[str]
     error: str | None  # of ERROR_CLASSES
     message: str
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,9 +163,9 @@ class Executor:
         tasks = [{"databases": [place(database)], "sql": self._cut(sql), "keep": keep} for database, sql in jobs]
         results = []
         for reply in self._map(tasks, progress, "running SQL"):
-            rows, count, columns = reply["found"] or (None, 0, [])
+            rows, count, columns, digest = reply["found"] or (None, 0, [], "")
             rows = None if rows is None else [_decode_row(row) for row in rows]
-            results.append(Result(rows, count, columns, reply["error"], reply["message"]))
+            results.append(Result(rows, count, columns, reply["error"], reply["message"], digest))
         return results
 
     def same_programs(self, jobs: Iterable[tuple[str | Path, str, str]], progress: bool = False) -> list[bool]:
@@ -768,12 +774,18 @@ def _difference(gold: list[tuple], predicted: list[tuple]) -> str:
     return f"{len(gold)} rows as in the gold, but other values"
 
 
-def _run(task: dict, limits: Limits, stage) -> tuple[list[list], int, list[str]]:
-    """The rows of one statement, as JSON has them, their number, its columns."""
+def _run(task: dict, limits: Limits, stage) -> tuple[list[list], int, list[str], str]:
+    """The rows of one statement, as JSON has them, their number, its columns, and the digest of what it returned."""
     stage("predicted")
-    rows, count, columns = fetch(task["databases"][0], task["sql"], limits, task["keep"])
+    keep = task["keep"]
+    rows, count, columns = fetch(task["databases"][0], task["sql"], limits, None if keep is None else max(keep, DIGESTED))
     stage("reply")  # encoding does not count as the statement's time
-    return [_encode_row(row) for row in rows], count, columns
+    return [_encode_row(row) for row in rows[:keep]], count, columns, _digest(rows[:DIGESTED])
+
+
+def _digest(rows: list[tuple]) -> str:
+    each = (repr(sorted(map(repr, row))).encode(errors="surrogatepass") for row in rows)
+    return hashlib.sha256(b"".join(sorted(hashlib.sha256(row).digest() for row in each))).hexdigest()
 
 
 def _programs(task: dict, limits: Limits, stage) -> list[bool]:
