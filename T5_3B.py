@@ -60,7 +60,7 @@ class Args:
     max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 14 % of Spider's
     max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
-    num_beams: int = 4  # candidates, which are run: those with equal results vote together; 1: greedy, up to 3 times as fast
+    num_beams: int = 4  # candidates, which are run: those with equal results vote together; 1: greedy, and faster
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations: less memory, a third slower
     compile: Literal["auto", "on", "off"] = "off"  # compile the layers for training; needs a C compiler
     eval_every: int = 500  # updates between evaluations; 0: only at the end

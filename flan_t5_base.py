@@ -57,7 +57,7 @@ class Args:
     max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 14 % of Spider's
     max_output_tokens: int = 256  # Spider's longest SQL has 250 T5 tokens
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
-    num_beams: int = 4  # candidates, which are run: those with equal results vote together; 1: greedy, up to 3 times as fast
+    num_beams: int = 4  # candidates, which are run: those with equal results vote together; 1: greedy, and faster
     lora_rank: int = 350  # 148 M weights, the published table's 50 % of the stored ones
     lora_alpha: int = 350  # equal to the rank: LoRA's update is not scaled down
     lora_dropout: float = 0.05  # on the input of the LoRA layers

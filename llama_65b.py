@@ -62,10 +62,10 @@ class Args:
     max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: 2 % of Spider's
     max_output_tokens: int = 256  # with the prompt, the model's 2,048 positions
     constrained: bool = True  # answers name only what their database has, and parse: with --plain_sql or --full_names
-    num_beams: int = 4  # candidates, which are run: those with equal results vote together; 1: greedy, up to 3 times as fast
+    num_beams: int = 4  # candidates, which are run: those with equal results vote together; 1: greedy, and faster
     back_translation: bool = True  # of candidates the untrained model says how likely their SQL makes the question
     base_16bit: bool = False  # LoRA on the base in bf16 (on a CPU float32), not in 4 bits; a run keeps its choice
-    lora_rank: int = 16  # on all layers more is not better in large models (Dettmers et al., 2023); a small one gains by 64
+    lora_rank: int = 16  # on all layers more is not better in large models (Dettmers et al., 2023); one of 135 M gains by 64
     lora_alpha: int = 16  # QLoRA's
     lora_dropout: float = 0.0  # on the input of the LoRA layers; more than 0 takes memory
     lora_targets: str = "all-linear"  # or names of layers, comma between; the MLP: gate_proj,up_proj,down_proj

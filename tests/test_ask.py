@@ -79,7 +79,7 @@ def test_sql_that_gives_no_rows_says_why(database, capsys, sql, says):
         assert connection.execute("SELECT count(*) FROM item").fetchone() == (3,)
 
 
-def test_of_several_candidates_the_first_that_returns_rows_is_answered(database, capsys):
+def test_of_several_candidates_one_that_returns_rows_is_answered(database, capsys):
     several = ("SELECT x FROM item", "SELECT id FROM item WHERE id > 9", "SELECT 8")
     proposed = [dict(sql=sql, score=-0.1 * place, ended=True) for place, sql in enumerate(several)]
     talk(database, "What?", lambda rows, schemas: [proposed])

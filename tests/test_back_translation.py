@@ -91,8 +91,16 @@ def test_it_is_the_same_on_several_ranks(trained, monkeypatch):
     ]
 
 
-def test_a_signal_ends_it(trained):
-    assert judged(trained, answers(), stop=SimpleNamespace(requested=True)) is None
+@pytest.mark.parametrize("looks", [0, 1])
+def test_a_signal_ends_it(trained, monkeypatch, looks):
+    class Later:
+        """Asks to stop after so many looks."""
+
+        requested = property(lambda self: next(asked))
+
+    asked = iter([False] * looks + [True])
+    monkeypatch.setattr(back_translation, "TOKENS", 1)
+    assert judged(trained, answers(), stop=Later()) is None
 
 
 def test_single_answers_are_not_judged(trained):
@@ -108,7 +116,7 @@ def test_nor_are_those_far_behind_the_first(trained):
     judged(trained, own)
     assert [["question_score" in each for each in several] for several in own] == [
         [True, True, False],
-        [False, False],
+        [True, False],
         [False],
         [],
     ]

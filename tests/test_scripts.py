@@ -119,7 +119,7 @@ def test_beams_write_an_answer_to_each_question(run, name, judged):
     assert all(row["predicted"] == row["candidates"][row["chosen"]]["sql"] for row in several)
     for first, second in (row["candidates"] for row in several):
         near = second["score"] >= first["score"] - MARGIN
-        assert ("question_score" in first) == ("question_score" in second) == (bool(judged) and near)
+        assert ("question_score" in first, "question_score" in second) == (bool(judged), bool(judged) and near)
     ranks = [[(each["ended"], each["score"]) for each in row["candidates"]] for row in several]
     assert all(first >= second for first, second in ranks)  # what was cut off stands behind what ended
 

@@ -56,7 +56,7 @@ def _side_by_side(
     # a heap of (tokens so far, number of the update) for each number of free places; no run asks for more than GROUP_SIZE
     heaps: list[list[tuple[int, int]]] = [[] for _ in range(GROUP_SIZE + 1)]
     heaps[min(size, GROUP_SIZE)] = [(0, number) for number in range(len(updates))]
-    for run in sorted(_runs(order, lengths, schemas, GROUP_SIZE), key=rank, reverse=True):
+    for run in sorted(runs(order, lengths, schemas, GROUP_SIZE), key=rank, reverse=True):
         while run:
             wide_enough = [heap for heap in heaps[len(run) :] if heap] or [next(heap for heap in reversed(heaps) if heap)]
             total, number = heapq.heappop(min(wide_enough, key=itemgetter(0)))
@@ -76,7 +76,7 @@ def grouped(examples: Sequence[int], schemas: Sequence[Hashable]) -> list[list[i
     return list(groups.values())
 
 
-def _runs(
+def runs(
     examples: Sequence[int],
     lengths: Sequence[int],
     schemas: Sequence[tuple[Hashable, int]],
@@ -214,7 +214,7 @@ def packed_passes(
         return few and (len(groups) == 1 or area(tokens(groups)) <= max_tokens)
 
     together = min(GROUP_SIZE, most or GROUP_SIZE)
-    groups = _runs(update, lengths, schemas, together, min(LONGEST, max_tokens))
+    groups = runs(update, lengths, schemas, together, min(LONGEST, max_tokens))
     count = max(-(-sum(tokens(groups)) // (ranks * max_tokens)), -(-len(update) // (ranks * most)) if most else 1)
     count = min(count, len(update) // ranks)
     while True:

@@ -4,13 +4,15 @@ The model that judges is the one before training: it has read how people ask, an
 of what training made of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from os.path import commonprefix
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from data.run.signals import Stop
+from data.training.batches import runs
 from data.with_torch.packs import packs_of
 
 MARGIN = 0.2  # a candidate less likely than the first by more, in the mean of its tokens, has next to no chance to be chosen
@@ -46,30 +48,35 @@ def back_translate(
     accelerator: Accelerator,
     stop: Stop,
 ) -> Sequence[Sequence[dict]] | None:
-    """The answers, where a question's likeliest candidates have a `question_score`; None once a signal asks to stop.
+    """Put `question_score` into the likeliest of each question's candidates -> the answers; None once a signal asks to stop.
 
     It is the mean log-likelihood of the question's tokens behind the candidate's SQL; a candidate alone gets none.
     `losses(**batch, reduction="none")` returns the cross-entropies (tokens,) of the labels of a batch (`packs_of`). The pairs
-    are divided among ranks.
+    of SQL and question are divided among ranks.
     """
-    near = [[each for each in own if each["score"] >= own[0]["score"] - MARGIN] for own in answers]
-    several = [(question, own) for question, own in zip(questions, near) if len(own) > 1]
-    pairs = list(dict.fromkeys((each["sql"], question) for question, own in several for each in own))
-    own = list(zip(pairs, _encoded(pairs, tokenizer)))[accelerator.process_index :: accelerator.num_processes]
+    likely = [
+        (candidate, question)
+        for question, several in zip(questions, answers)
+        if len(several) > 1
+        for candidate in several
+        if candidate["score"] >= several[0]["score"] - MARGIN
+    ]
+    pairs = list(dict.fromkeys((candidate["sql"], question) for candidate, question in likely))
+    rows = _encoded(pairs, tokenizer)
+    lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
+    own = sorted(range(len(pairs))[accelerator.process_index :: accelerator.num_processes], key=lengths.__getitem__)
     found = []
-    for batch in _batches(sorted(own, key=lambda pair: len(pair[1]["input_ids"]) + len(pair[1]["labels"]))):
+    for batch in runs(own, lengths, [("", row["shared"]) for row in rows], len(rows), TOKENS):
         if stop.requested:
             break
-        tensors, _ = packs_of([row for _, row in batch], tokenizer.pad_token_id)
+        tensors, _ = packs_of([rows[i] for i in batch], tokenizer.pad_token_id)
         tensors = {name: tensor.to(accelerator.device) for name, tensor in tensors.items()}
-        each = losses(**tensors, reduction="none")
-        lengths = [len(row["labels"]) for _, row in batch]
-        found += [(pair, -loss.mean().item()) for (pair, _), loss in zip(batch, each.cpu().split(lengths))]
+        parts = losses(**tensors, reduction="none").cpu().split([len(rows[i]["labels"]) for i in batch])
+        found += [(pairs[i], -part.mean().item()) for i, part in zip(batch, parts)]
     known = dict(gather_object(found))
-    for question, own in several:
-        for each in own:
-            if (each["sql"], question) in known:
-                each["question_score"] = known[each["sql"], question]
+    for candidate, question in likely:
+        if (pair := (candidate["sql"], question)) in known:
+            candidate["question_score"] = known[pair]
     return answers if len(known) == len(pairs) else None
 
 
@@ -81,25 +88,6 @@ def _encoded(pairs: Sequence[tuple[str, str]], tokenizer) -> list[dict]:
     whole = [f"{text} {' '.join(question.split())}\n" for text, (_, question) in zip(before, pairs)]
     examples, before, whole = tokenizer(EXAMPLES).input_ids, tokenizer(before).input_ids, tokenizer(whole).input_ids
     # as far as they are alike: a tokenizer may end every text in a way of its own
-    cuts = [_alike(first, ids) for first, ids in zip(before, whole)]
-    shared = min(_alike(examples, ids) for ids in whole)
+    cuts = [len(commonprefix(both)) for both in zip(before, whole)]
+    shared = len(commonprefix([examples, *whole]))
     return [dict(input_ids=ids[:cut], labels=ids[cut:], shared=shared) for ids, cut in zip(whole, cuts)]
-
-
-def _alike(first: list[int], second: list[int]) -> int:
-    """How many tokens two texts have in common before they part."""
-    return next((i for i, (one, other) in enumerate(zip(first, second)) if one != other), min(len(first), len(second)))
-
-
-def _batches(rows: Sequence[tuple[tuple, dict]]) -> Iterator[list[tuple[tuple, dict]]]:
-    """Rows in batches of up to TOKENS, what they share counted once; a longer row stands by itself."""
-    batch, tokens = [], 0
-    for pair, row in rows:
-        more = len(row["input_ids"]) - row["shared"] + len(row["labels"])
-        if batch and tokens + more > TOKENS:
-            yield batch
-            batch = []
-        tokens = more + (tokens if batch else row["shared"])
-        batch.append((pair, row))
-    if batch:
-        yield batch

@@ -209,4 +209,7 @@ def export(
     replace_folder(aside, folder)
     # a model by itself does not say how it was asked
     kept = [f"--{flag}" for flag in ("values", "full_names", "share_schema") if base[flag] and options["merge"]]
-    print(f"the model now stands in {folder}" + (f"; it was trained with {' '.join(kept)}" if kept else ""))
+    said = f"; it was trained with {' '.join(kept)}" if kept else ""
+    # back-translation is the untrained model's, which this no longer has in it
+    said += "; ask it with --no-back_translation" if options["merge"] and "back_translation" in options else ""
+    print(f"the model now stands in {folder}{said}")

@@ -1,4 +1,4 @@
-"""How one trained model answers: freely or held to a grammar, greedily or with candidates of which execution chooses.
+"""How one trained model answers: freely or held to a grammar, greedily or with candidates that are run.
 
     python3 tests/bench/why.py --model SmolLM2-135M --data data/spider --out runs/why --keep --rows ROW,ROW-seed1
     python3 tests/bench/answers.py --model SmolLM2-135M --data data/spider --runs runs/why --out runs/answers

@@ -35,7 +35,7 @@ from data.common.files import write_atomically  # noqa: E402
 from data.report.curves import markdown  # noqa: E402
 
 # what else a row is called, and its options; again: forward passes of other sizes, or another GPU, make another model
-SEEDS = {"": "", "-seed1": "--seed 1", "-seed2": "--seed 2", "-again": ""}
+RUNS = {"": "", "-seed1": "--seed 1", "-seed2": "--seed 2", "-again": ""}
 # what a row is called, and its options beside the defaults
 OPTIONS = {
     "default": "",
@@ -71,7 +71,7 @@ KEPT = ("method", "trainable_parameters", "parameters", "gpu_name", "updates", "
 def rows_of(models: list[str]) -> dict[str, list[str]]:
     """Every row by its name, with its options."""
     return {f"{model}-{name}{end}": [*options.split(), *seed.split()]
-            for model in models for name, options in OPTIONS.items() for end, seed in SEEDS.items()}  # fmt: skip
+            for model in models for name, options in OPTIONS.items() for end, seed in RUNS.items()}  # fmt: skip
 
 
 def call(words: list[str], log: Path, gpu: str) -> None:
@@ -152,11 +152,11 @@ def read(given: argparse.Namespace) -> dict[tuple[str, str], dict]:
 
 
 def table(records: dict[tuple[str, str], dict]) -> str:
-    """A line for each row over its seeds, and their differences from the default, in Markdown."""
+    """A line for each row over its runs, and their differences from the default, in Markdown."""
     stems = list(dict.fromkeys(re.sub("-(seed[0-9]+|again)$", "", row) for row, _ in records))
-    groups = {stem: {way: [records[stem + seed, way] for seed in SEEDS if (stem + seed, way) in records] for way in WAYS}
+    groups = {stem: {way: [records[stem + seed, way] for seed in RUNS if (stem + seed, way) in records] for way in WAYS}
               for stem in stems}  # fmt: skip
-    head = ("row", "options", "seeds", *(f"{way}, execution accuracy" for way in WAYS), "exact match, of the last",
+    head = ("row", "options", "runs", *(f"{way}, execution accuracy" for way in WAYS), "exact match, of the last",
             "do not run, of the last", "training, min", "peak GiB", "points over another row, constrained (95 %)")  # fmt: skip
     lines = [markdown(head), "|---" * len(head) + "|"]
     for stem, ways in groups.items():
@@ -177,7 +177,7 @@ def table(records: dict[tuple[str, str], dict]) -> str:
 
 
 def accuracy(group: list[dict]) -> str:
-    """The mean over seeds, and each; with an interval where there is one alone."""
+    """The mean over runs, and each; with an interval where there is one alone."""
     if not group:
         return ""
     shares = [record["execution_accuracy"] for record in group]
