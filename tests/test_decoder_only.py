@@ -291,11 +291,13 @@ def test_a_model_saved_in_4_bits_trains_as_the_one_it_came_from(script, run, dir
 
 
 @pytest.mark.parametrize("recipe", [[], ["--published"]], ids=["default", "published"])
-def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypatch, recipe):
+def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypatch, capsys, recipe):
     done = trained(script, run, directory, "run", "--learning_rate", "0.01", *recipe)
     words = [script.__file__, "--model", str(done["folder"]), "--data", "no", "--merge", str(directory.with_name("merged"))]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
+    asked = " it was trained with --values --full_names --share_schema;" * (not recipe)
+    assert capsys.readouterr().out.endswith(f"now stands in {words[-1]};{asked} ask it with --no-back_translation\n")
     plain, merged = (AutoModelForCausalLM.from_pretrained(path) for path in (directory, directory.with_name("merged")))
     assert merged.dtype == torch.bfloat16
     changed = {name.split(".")[-2] for name, w in merged.named_parameters() if not torch.equal(w, plain.get_parameter(name))}
