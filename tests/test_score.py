@@ -500,12 +500,13 @@ def test_the_answers_of_several_runs_vote(spider, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["score", "question_score"])
-@pytest.mark.parametrize("fault", ["no --out", "other questions", "likely", 1e6, float("nan"), -float("inf"), None])
+@pytest.mark.parametrize("fault", ["no --out", "other questions", "likely", 1e6, float("nan"), -float("inf"), None, "missing"])
 def test_runs_that_cannot_vote_are_one_line(spider, tmp_path, fault, place):
     one = make_run(tmp_path / "one", spider, GOLD[:5])
     two = make_run(tmp_path / "two", spider, GOLD[:4] if fault == "other questions" else GOLD[:5])
     if fault not in ("no --out", "other questions"):  # as a score
-        with_candidates(two, 1, ("SELECT 1", *((fault,) if place == "score" else (-0.1, fault))))
+        scores = () if fault == "missing" else (fault,) if place == "score" else (-0.1, fault)
+        with_candidates(two, 1, ("SELECT 1", *scores))
     done = command(one, two, *(() if fault == "no --out" else ("--out", tmp_path / "both")))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert ("--out" if fault == "no --out" else str(two)) in done.stderr and not (tmp_path / "both").exists()

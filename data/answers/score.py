@@ -304,10 +304,11 @@ def voted(
             try:
                 several = row.get("candidates") or [dict(sql=row["predicted"], score=0.0, ended=not row.get("cut"))]
                 for each in several:
-                    likely = {name: float(each[name]) for name in ("score", "question_score") if name in each}
+                    names = ("score", "question_score") if "question_score" in each else ("score",)
+                    likely = {name: float(each[name]) for name in names}
+                    if not all(-math.inf < value <= 0 for value in likely.values()):
+                        raise ValueError("a likelihood over 1, or none")
                     pool.append(dict(sql=str(each["sql"]), ended=bool(each["ended"])) | likely)
-                if not all(-math.inf < each.get(name, 0) <= 0 for each in pool for name in ("score", "question_score")):
-                    raise ValueError("a likelihood over 1, or none")
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{folder}: example {example.index} has broken candidates: evaluate again") from None
     databases = [benchmark.databases(example.db_id, benchmark.evaluated)[0] for example in examples]

@@ -248,6 +248,8 @@ def _level(
     while True:
         sums = [sum(each) for each in costs]
         first, last = sums.index(max(sums)), sums.index(min(sums))
+        if first == last:
+            return
         to, best = costs[last].index(min(costs[last])), 0.99 * sums[first]
         move = None
         for place, part in enumerate(shares[first]):
@@ -255,7 +257,7 @@ def _level(
                 for count in range(1, len(group) + 1):
                     rest = part[:number] + [group[count:]] * (count < len(group)) + part[number + 1 :]
                     more = [*shares[last][to], group[:count]]
-                    if first == last or not rest or not fits(more):
+                    if not rest or not fits(more):
                         continue
                     after = cost(rest), cost(more)
                     longer = max(sums[first] - costs[first][place] + after[0], sums[last] - costs[last][to] + after[1])
