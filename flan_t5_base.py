@@ -51,7 +51,7 @@ class Args:
     update_examples: int = 128  # examples an update, over all GPUs
     batch_tokens: int = 0  # tokens a GPU and forward pass, padding included; 0: as many as fit
     batch_size: int = 0  # examples a GPU and forward pass at most; 0: as many as fit
-    eval_batch_size: int = 128  # examples a GPU that are answered together; halved where they do not fit
+    eval_batch_size: int = 128  # examples a GPU that are answered together; fewer where they do not fit
     learning_rate: float = 3e-4  # peak
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1024  # longer prompts lose schema that the question does not name: 14 % of Spider's
@@ -130,7 +130,7 @@ from data.with_torch.answering import Questions
 from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, numel, tokenizer_of
 from data.with_torch.processes import end, launch, peak_memory, process_group
-from data.with_torch.search import Hypotheses, Search
+from data.with_torch.search import Answers, Search
 from data.with_torch.t5 import add_pieces, contiguous_biases
 
 # ------------------------------------------------------------------------------------------------------------ tokens
@@ -268,12 +268,12 @@ def generate(
     """Up to --num_beams answers to each example, likeliest first, held to `grammars`; None once a signal asks to stop."""
     questions = Questions(examples, schemas, asdict(args), accelerator)
     while (rows := questions.batch()) and not stop.requested:
-        with questions.halved(), accelerator.autocast():
+        with questions.fewer(), accelerator.autocast():
             questions.take(write(model.get_base_model(), rows, args, tokenizer, grammars, accelerator.device))
     return questions.answers(tokenizer)
 
 
-def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None, device: torch.device) -> list[Hypotheses]:
+def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None, device: torch.device) -> list[Answers]:
     """The answers to each example, with its `schema`: up to --num_beams, or up to --max_output_tokens.
 
     The beams of an example stand side by side as one sequence of its decoder, so that they share what the encoder made of its
@@ -290,8 +290,7 @@ def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | N
     itself = torch.eye(beams, dtype=torch.bool, device=device).expand(count, 1, beams, beams)
     columns, number = torch.arange(beams, device=device), torch.zeros((), dtype=torch.long, device=device)
     size, end, start = model.config.vocab_size, tokenizer.eos_token_id, model.config.decoder_start_token_id
-    schemas = [row["schema"] for row in rows]
-    search = Search([Hypotheses() for _ in rows], schemas, beams, steps, steps, size, end, device, grammars)
+    search = Search(rows, beams, steps, size, end, device, grammars)
 
     def forward() -> torch.Tensor:
         mask.copy_(torch.take_along_dim(mask, search.parent[:, None, :, None], 2))

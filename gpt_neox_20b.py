@@ -56,7 +56,7 @@ class Args:
     update_examples: int = 128  # examples an update, over all GPUs
     batch_tokens: int = 0  # tokens a GPU and forward pass; 0: as many as fit
     batch_size: int = 0  # examples a GPU and forward pass at most; 0: as many as fit
-    eval_batch_size: int = 128  # examples a GPU that are answered together; halved where they do not fit
+    eval_batch_size: int = 128  # examples a GPU that are answered together; fewer where they do not fit
     learning_rate: float = 0.0  # peak; 0: 1e-4 from 30 B weights on, 2e-4 from 3 B on, else 1e-3
     warmup: float = 0.03  # share of the updates; then linear decay to 0
     max_input_tokens: int = 1792  # longer prompts lose schema that the question does not name: 2 % of Spider's
@@ -134,7 +134,6 @@ from data.run.ask import conversation
 from data.run.checkpoints import base_of, checkpoint_of, record_of, replace_folder, room_for, seal
 from data.run.run_folder import START, RunFolder
 from data.run.signals import Stop
-from data.training.batches import tree
 from data.training.health import first_loss, learned
 from data.training.small_tokenizer import word_tokenizer
 from data.training.training_data import TrainingData, load_benchmark
@@ -145,7 +144,7 @@ from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import packs_of, visible
 from data.with_torch.processes import end, launch, peak_memory, process_group
-from data.with_torch.search import Hypotheses, Search, branch
+from data.with_torch.search import SLOTS, Answers, CacheAtOnce, Columns, Search
 
 # ------------------------------------------------------------------------------------------------------------ tokens
 
@@ -287,8 +286,6 @@ def flops_per_token(model: PeftModel) -> tuple[int, int]:
 
 # -------------------------------------------------------------------------------------------------------- evaluation
 
-STEPS = (64, 32)  # tokens, with one candidate and with several, that memory is set aside for; what is longer goes on later
-
 
 # without cuDNN's attention, the first choice on an H100: to the same single query it now and then gives another result
 @sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
@@ -298,11 +295,10 @@ def generate(
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
     """Up to --num_beams answers to each example, likeliest first, held to `grammars`; None once a signal asks to stop."""
-    steps = min(STEPS[args.num_beams > 1], args.max_output_tokens)
     questions = Questions(examples, schemas, asdict(args), accelerator)
     while (rows := questions.batch()) and not stop.requested:
-        with questions.halved():
-            questions.take(write(model, rows, steps, args, tokenizer, grammars))
+        with questions.fewer():
+            questions.take(write(model, rows, args, tokenizer, grammars))
     answers = questions.answers(tokenizer)
     if answers and args.back_translation and args.num_beams > 1:
         with model.disable_adapter():
@@ -310,44 +306,41 @@ def generate(
     return answers
 
 
-def write(model, rows: list[dict], steps: int, args: Args, tokenizer, grammars: Grammars | None) -> list[Hypotheses]:
-    """The next `steps` tokens of each example's answers, or up to their ends; `before` is what it has so far.
+def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None) -> list[Answers | None]:
+    """Up to --num_beams answers to each example; None where it wants more than the `columns` there are.
 
     Examples stand in packs as in training, so that a schema is read, and its keys and values are kept, once. Each step adds
     a token to every beam of every example, which attends to what the token before it attends to, and to itself.
     """
-    causal, beams, pad = model.get_base_model(), args.num_beams, tokenizer.pad_token_id
+    causal, beams, steps = model.get_base_model(), args.num_beams, args.max_output_tokens
     device, head = causal.get_input_embeddings().weight.device, causal.get_output_embeddings()
-    trees = [tree([tokens for tokens, _ in row["before"].running]) for row in rows]
-    batch, ends = packs_of([row | dict(labels=tokens) for row, (tokens, *_) in zip(rows, trees)], pad)
+    batch, ends = packs_of([row | dict(labels=[]) for row in rows], tokenizer.pad_token_id, max(1, SLOTS // beams))
     packs, longest = batch["input_ids"].shape  # `ends` has each pack's examples, with the index of their last token
     width = max(map(len, ends))  # examples a pack; a slot is a beam of one of them
-    prompt_mask, all_positions = visible(batch["segments"]), batch["position_ids"]  # the mask (packs, 1, longest, longest)
-    places = branch(trees, ends, beams, prompt_mask, all_positions).view(packs, -1).to(device)  # (packs, slots)
     slots, count = width * beams, packs * width
-    how = dict(past_key_values=StaticCache(config=causal.config, max_cache_len=longest + steps * slots), use_cache=True)
-    prompt_mask, all_positions = torch.nn.functional.pad(prompt_mask.to(device), (0, steps * slots)), all_positions.to(device)
-    hidden = causal.base_model(batch["input_ids"].to(device), attention_mask=prompt_mask, position_ids=all_positions, **how)
-    mask = torch.take_along_dim(prompt_mask, places[:, None, :, None], 2)  # (packs, 1, slots, longest + steps * slots)
-    positions = all_positions.gather(1, places) + 1  # (packs, slots)
+    shares = [[rows[i]["columns"] for i, _ in pack] for pack in ends]
+    size = min(max(map(sum, shares)), steps * slots)  # of a pack's answers, in tokens
+    whole = args.device_map == "replica"  # on one device
+    cache = (CacheAtOnce if whole else StaticCache)(config=causal.config, max_cache_len=longest + size)
+    how = dict(past_key_values=cache, use_cache=True)
+    mask = torch.nn.functional.pad(visible(batch["segments"]).to(device), (0, size))  # (packs, 1, longest, longest + size)
+    positions = batch["position_ids"].to(device)
+    hidden = causal.base_model(batch["input_ids"].to(device), attention_mask=mask, position_ids=positions, **how)
+    last = [[place for _, place in pack] + [0] * (width - len(pack)) for pack in ends]
+    places = torch.tensor(last, device=device).repeat_interleave(beams, 1)  # (packs, slots)
     logits = head(torch.take_along_dim(hidden.last_hidden_state.to(device), places[:, :, None], 1)).to(device)
-    asked = [rows[pack[place][0]] if place < len(pack) else {} for pack in ends for place in range(width)]
-    search = Search([row.get("before") for row in asked], [row.get("schema") for row in asked], beams, steps,
-                    args.max_output_tokens, logits.shape[-1], tokenizer.eos_token_id, device, grammars)  # fmt: skip
-    itself = torch.eye(slots, dtype=torch.bool, device=device).expand(packs, 1, slots, slots)
-    columns = torch.arange(longest, longest + slots, device=device)
+    positions = positions.gather(1, places) + 1
+    columns = Columns(cache, torch.take_along_dim(mask, places[:, None, :, None], 2), longest, shares, beams)
+    asked = [rows[pack[place][0]] if place < len(pack) else None for pack in ends for place in range(width)]
+    search = Search(asked, beams, steps, logits.shape[-1], tokenizer.eos_token_id, device, grammars)
 
     def forward() -> torch.Tensor:
-        by_beam = mask.view(packs, width, beams, -1)
-        by_beam.copy_(torch.take_along_dim(by_beam, search.parent.view(packs, width, beams, 1), 2))
-        mask.index_copy_(3, columns, itself)
-        token = search.token.view(packs, slots)
+        token, mask = search.token.view(packs, slots), columns.attended(search.parent)
         hidden = causal.base_model(token, attention_mask=mask, position_ids=positions, **how).last_hidden_state
-        columns.add_(slots)
         positions.add_(1)
         return head(hidden).view(count, beams, -1).to(device)  # (packs * width, beams, vocabulary)
 
-    found = search.run(logits.view(count, beams, -1), forward, capture=args.device_map == "replica")
+    found = search.run(logits.view(count, beams, -1), forward, capture=whole, make_room=columns.make_room)
     answers = {row: found[pack * width + place] for pack, each in enumerate(ends) for place, (row, _) in enumerate(each)}
     return [answers[row] for row in range(len(rows))]
 

@@ -42,7 +42,7 @@ def test_only_what_the_grammar_has_may_follow(benchmark, tokenizer):
     grammars = Grammars(tokenizer, len(tokenizer))
     table = schema.tables[0]
     pieces = tokenizer(f" SELECT * FROM {table}", add_special_tokens=False).input_ids
-    held = ConstrainedBatch(grammars, [schema, None], [[[]], [[]]], 1)
+    held = ConstrainedBatch(grammars, [schema, None], 1)
     for piece in pieces:
         own, free = allowed(held)
         assert piece in own and tokenizer.eos_token_id not in own and len(own) < len(free) == 32 * held.words
@@ -55,7 +55,9 @@ def test_beams_that_go_on_from_one_another_keep_their_own_state(benchmark, token
     grammars = Grammars(tokenizer, len(tokenizer))
     first, second = (tokenizer(text, add_special_tokens=False).input_ids for text in (" SELECT *", " SELECT COUNT"))
     shared = sum(one == other for one, other in zip(first, second))
-    held = ConstrainedBatch(grammars, [schema], [[first[:shared], first[:shared]]], 2)
+    held = ConstrainedBatch(grammars, [schema], 2)
+    for piece in first[:shared]:
+        held.advance([[0, 0]], [[piece, piece]])
     start = allowed(held)
     held.advance([[1, 1]], [[first[shared], second[shared]]])
     left, right = allowed(held)
@@ -115,7 +117,7 @@ def test_a_dead_end_is_no_end(benchmark, tokenizer, monkeypatch, capsys):
     """llguidance offers the end of sequence where nothing else may follow, also in the middle of a statement."""
     schema = next(iter(benchmark.schemas.values()))
     monkeypatch.setattr(constrained, "grammar", lambda schema, without=(): 'start: " SELECT * FROM " "客户"')
-    held = ConstrainedBatch(Grammars(tokenizer, len(tokenizer)), [schema], [[[]]], 1)
+    held = ConstrainedBatch(Grammars(tokenizer, len(tokenizer)), [schema], 1)
     for piece in tokenizer(" SELECT * FROM", add_special_tokens=False).input_ids:
         assert len(allowed(held)[0]) < 32
         held.advance([[0]], [[piece]])
@@ -126,7 +128,7 @@ def test_a_dead_end_is_no_end(benchmark, tokenizer, monkeypatch, capsys):
 
 def test_an_answer_that_llguidance_gives_up_goes_on_freely(benchmark, tokenizer, capsys):
     schema = next(iter(benchmark.schemas.values()))
-    held = ConstrainedBatch(Grammars(tokenizer, len(tokenizer)), [schema, schema], [[[]], [[]]], 1)
+    held = ConstrainedBatch(Grammars(tokenizer, len(tokenizer)), [schema, schema], 1)
     held.advance([[0], [0]], [[tokenizer.eos_token_id], [-1]])  # which the grammar does not have there
     assert (
         allowed(held)[0] == list(range(32 * held.words))

@@ -219,7 +219,7 @@ def test_passes_and_recomputation_change_no_loss(script, run, monkeypatch):
         assert len(passes) >= 6 and two["losses"] == pytest.approx(one["losses"], rel=1e-4)
 
 
-def test_an_evaluation_batch_that_does_not_fit_is_halved(script, run, monkeypatch, capsys):
+def test_an_evaluation_batch_that_does_not_fit_comes_again_in_smaller_ones(script, run, monkeypatch, capsys):
     real, sizes = script.write, []
 
     def write(model, rows, *given):
@@ -229,9 +229,9 @@ def test_an_evaluation_batch_that_does_not_fit_is_halved(script, run, monkeypatc
         return real(model, rows, *given)
 
     monkeypatch.setattr(script, "write", write)
-    done = run(script, *FEW, "--eval_only", "--eval_batch_size", "6")
-    assert sizes[:2] == [6, 3] and len(done["predictions"]) == 6
-    assert "do not fit the memory: going on with 3 a batch" in capsys.readouterr().out
+    done = run(script, *FEW, "--eval_only", "--eval_batch_size", "6", "--max_output_tokens", "20")
+    assert sizes == [6, 5, 4, 3, 3] and len(done["predictions"]) == 6
+    assert "more than 3 questions of up to" in capsys.readouterr().out
 
 
 def command(script, options: list[str], code: int = 0) -> subprocess.CompletedProcess:

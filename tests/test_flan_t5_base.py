@@ -210,7 +210,7 @@ def test_a_checkpoint_scores_as_the_run_that_saved_it(run):
     assert again["result"]["updates"] == 0
 
 
-def test_an_evaluation_batch_that_does_not_fit_is_halved(run, monkeypatch, capsys):
+def test_an_evaluation_batch_that_does_not_fit_comes_again_in_smaller_ones(run, monkeypatch, capsys):
     real, sizes = script.write, []
 
     def write(model, rows, *given):
@@ -221,8 +221,8 @@ def test_an_evaluation_batch_that_does_not_fit_is_halved(run, monkeypatch, capsy
 
     monkeypatch.setattr(script, "write", write)
     done = run(script, *FEW, "--eval_only", "--eval_batch_size", "8")
-    assert sizes[:2] == [8, 4] and len(done["predictions"]) == 8
-    assert "do not fit the memory: going on with 4 a batch" in capsys.readouterr().out
+    assert sizes == [8, 7, 6, 5, 4, 4] and len(done["predictions"]) == 8
+    assert "more than 4 questions of up to" in capsys.readouterr().out
 
 
 @pytest.mark.slow

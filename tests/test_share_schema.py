@@ -157,6 +157,19 @@ def test_schemas_in_one_pack_do_not_see_each_other(script):
     assert not seen[4:8, :4].any() and not seen[:4, 4:].any() and seen[7, 4:8].all()
 
 
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_packs_of_few_questions_repeat_their_schemas(script, rows, most):
+    wide = [row | dict(labels=[], columns=50) for row in rows]
+    batch, ends = script.packs_of(wide, 0, most)
+    assert sorted(i for pack in ends for i, _ in pack) == list(range(len(rows))) and max(map(len, ends)) <= most
+    seen = script.visible(batch["segments"])
+    for pack, own in enumerate(ends):
+        for i, last in own:
+            assert batch["input_ids"][pack][seen[pack, 0, last]].tolist() == rows[i]["input_ids"]
+    room = [len(batch["segments"][pack].unique()) for pack in range(len(ends))]
+    assert max(room) <= 2 * min(room) + 2  # packs have about as many questions each
+
+
 def test_rows_have_lengths_that_attention_takes(script):
     """Multiples of 16, as masks are to be aligned, but none of which cuDNN makes gradients that are no numbers."""
     for length in range(2, 300):
@@ -200,7 +213,6 @@ def test_answers_of_questions_that_share_a_schema_are_those_of_each_alone(script
     tokenizer = deepcopy(tokenizer)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.batch_decode = lambda answers, **how: [" ".join(map(str, answer)) for answer in answers]
-    monkeypatch.setattr(script, "STEPS", (7, 7))
     monkeypatch.setattr(candidates, "clean_sql", lambda text: text)
     asked = Dataset.from_list([row | dict(db_id="any") for row in rows])
     answers = script.generate(model, tokenizer, asked, dict(any=None), args, Accelerator(cpu=True), Stop())

@@ -111,19 +111,13 @@ def vocabulary(tokenizer, logits: int) -> tuple["LLTokenizer", str]:
 class ConstrainedBatch:
     """The unfinished answers of a batch, in `beams` slots per question, and which tokens may follow in each slot."""
 
-    def __init__(
-        self, grammars: Grammars, schemas: Sequence[Schema | None], running: Sequence[Sequence[list[int]]], beams: int
-    ):
-        """`schemas`: each question's, None for none; `running`: for each question the tokens so far in its first slots."""
+    def __init__(self, grammars: Grammars, schemas: Sequence[Schema | None], beams: int):
+        """`schemas`: each question's, None for none; its answer begins in its first slot."""
         self.grammars, self.beams, self.schemas = grammars, beams, schemas
         self.words = (grammars.vocabulary.vocab_size + 31) // 32  # of a mask, with a bit per token
         self.slots: list[LLMatcher | None] = []
-        for schema, written in zip(schemas, running):
-            for tokens in [*written, *[None] * (beams - len(written))]:
-                matcher = None if schema is None or tokens is None else grammars.matcher(schema)
-                if matcher and tokens:
-                    matcher.consume_tokens(tokens)
-                self.slots.append(matcher)
+        for schema in schemas:
+            self.slots += [schema and grammars.matcher(schema), *[None] * (beams - 1)]
 
     def advance(self, parents: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> None:
         """`parents`, `tokens`: for each question and slot, the slot that it continues and its next token; -1: it ends."""

@@ -108,10 +108,14 @@ def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
     return filled
 
 
-def packed(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of `lengths` in rows of about the same sum; their number minimises the cost of attention and padding."""
+def packed(lengths: Sequence[int], examples: Sequence[int] = (), most: int = 0) -> list[list[int]]:
+    """Indices of `lengths` in rows of about the same sum; their number minimises the cost of attention and padding.
+
+    Where `examples` says how many an index stands for, a row has up to `most` of them.
+    """
     choices = (balanced(lengths, count) for count in range(1, len(lengths) + 1))
-    return min(choices, key=lambda rows: _cost(*_shape(rows, lengths)))
+    allowed = [rows for rows in choices if not examples or max(sum(examples[i] for i in row) for row in rows) <= most]
+    return min(allowed, key=lambda rows: _cost(*_shape(rows, lengths)))
 
 
 def area(lengths: Sequence[int]) -> int:
@@ -129,21 +133,22 @@ def _cost(count: int, longest: int) -> float:
     return count * longest * (1 + longest / ATTENTION)
 
 
-def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
+def shared_packs(rows: Sequence[dict], most: int = 0) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
     """Tokenised examples -> lists by pack of input_ids, labels, position_ids and segments; and where examples end.
 
-    An example has `labels` and `input_ids`, of which the first `shared` are its schema. A pack is a row of `packed`: a schema,
-    the questions that share it, each followed by its answer, the next schema and so on. The positions of each question follow
-    those of its schema; labels are -100 except for answers. Segments tell what may attend to what: each schema's number is a
-    multiple of SPAN, and its questions have the numbers after it. The second value holds, for each pack, (example, index of
-    its last token).
+    An example has `labels` and `input_ids`, of which the first `shared` are its schema, and may have `columns`, which it takes
+    beside them. A pack is a row of `packed`, of up to `most` examples: a schema, the questions that share it, each followed by
+    its answer, the next schema and so on. The positions of each question follow those of its schema; labels are -100 except for
+    answers. Segments tell what may attend to what: each schema's number is a multiple of SPAN, and its questions have the
+    numbers after it. The second value holds, for each pack, (example, index of its last token).
     """
     groups: dict[tuple, list[int]] = {}
     for number, row in enumerate(rows):
         # examples that share nothing stand by themselves: in a group they could not attend to each other, and enlarge the mask
         groups.setdefault(tuple(row["input_ids"][: row["shared"]]) or (-1 - number,), []).append(number)
-    parts = []
-    for schema, numbers in groups.items():
+    most, parts = most or len(rows), []
+    runs = [(schema, own[start : start + most]) for schema, own in groups.items() for start in range(0, len(own), most)]
+    for schema, numbers in runs:
         schema = schema if schema[0] >= 0 else ()
         texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in numbers]
         spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
@@ -153,31 +158,14 @@ def shared_packs(rows: Sequence[dict]) -> tuple[dict[str, list[list[int]]], list
             [*range(len(schema)), *(place for span in spans for place in span)],
             [0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
             [-1] * len(schema) + [i for number, span in zip(numbers, spans) for i in [-1] * (len(span) - 1) + [number]],
+            numbers,
         ))  # fmt: skip
-    packs = [[parts[i] for i in pack] for pack in packed([len(part[0]) for part in parts])]
+    lengths = [len(part[0]) + sum(rows[i].get("columns", 0) for i in part[5]) for part in parts]
+    packs = [[parts[i] for i in pack] for pack in packed(lengths, [len(part[5]) for part in parts], most)]
     *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
     segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
     ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
     return dict(zip(("input_ids", "labels", "position_ids", "segments"), (*joined, segments))), ends
-
-
-def tree(beams: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
-    """Merge lists of tokens into a prefix tree -> tokens, for each the index of its parent, and for each list that of its end.
-
-    The parent of a first token, and the end of an empty list, is -1.
-    """
-    places: dict[tuple[int, int], int] = {}
-    tokens, before, ends = [], [], []
-    for beam in beams:
-        place = -1
-        for token in beam:
-            if (place, token) not in places:
-                places[place, token] = len(tokens)
-                tokens.append(token)
-                before.append(place)
-            place = places[place, token]
-        ends.append(place)
-    return tokens, before, ends
 
 
 def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]]) -> list[int]:

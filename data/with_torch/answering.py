@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data.answers.candidates import candidates, too_long
 from data.benchmark.schema import Schema
-from data.with_torch.search import Hypotheses, does_not_fit
+from data.with_torch.search import Answers, does_not_fit
 
 
 class Questions:
@@ -28,42 +28,48 @@ class Questions:
         self.too_long = {i: too_long(len(ids), limit) for i, ids in enumerate(inputs) if len(ids) > limit}
         order = sorted(range(len(inputs)), key=lambda i: (-shared[i], inputs[i][: shared[i]], -len(inputs[i])))
         self.waiting = [i for i in order if i not in self.too_long][accelerator.process_index :: accelerator.num_processes]
-        self.written = {i: Hypotheses() for i in self.waiting}
+        self.written: dict[int, Answers] = {}
         self.chosen: list[int] = []
-        self.max_tokens = sys.maxsize  # of a batch
+        # a question's share of the columns for answers: in the mean of Spider's, four beams need up to 43 at a time, since they
+        # share beginnings and end at different times
+        self.columns = dict.fromkeys(self.waiting, max(64, 32 + 16 * options["num_beams"]))
+        self.max_tokens, self.shrunk = sys.maxsize, False  # of a batch; whether a line has yet to say so
         shown = accelerator.is_main_process and sys.stderr.isatty()
         self.bar = tqdm(total=len(self.waiting), desc="predict", disable=not shown)
 
     def batch(self) -> list[dict]:
-        """The next of --eval_batch_size at most: input_ids, shared, their database's schema, and what was written before."""
+        """The next of --eval_batch_size at most: input_ids, shared, their database's schema, and `columns` of their answers."""
         most = self.options["eval_batch_size"]
         self.longest = max((len(self.inputs[i]) for i in self.waiting[:most]), default=0) + self.options["max_output_tokens"]
         self.chosen = self.waiting[: max(1, min(most, self.max_tokens // self.longest))]
-        columns = self.inputs, self.shared, [self.schemas[name] for name in self.names], self.written
-        return [dict(zip(("input_ids", "shared", "schema", "before"), (column[i] for column in columns))) for i in self.chosen]
+        columns = self.inputs, self.shared, [self.schemas[name] for name in self.names], self.columns
+        return [dict(zip(("input_ids", "shared", "schema", "columns"), (each[i] for each in columns))) for i in self.chosen]
 
     @contextmanager
-    def halved(self) -> Iterator[None]:
-        """A batch that does not fit the memory comes again in halves."""
+    def fewer(self) -> Iterator[None]:
+        """A batch that does not fit the memory comes again with an eighth less."""
         try:
             yield
         except RuntimeError as error:
             size = len(self.chosen)
             if size == 1 or not does_not_fit(error):
                 raise
-            self.max_tokens = size * self.longest // 2
-            print(f"{size} examples of up to {self.longest} tokens do not fit the memory: going on with "
-                  f"{self.max_tokens // self.longest} a batch")  # fmt: skip
+            self.max_tokens, self.shrunk = max(1, size * 7 // 8) * self.longest, True
 
-    def take(self, answers: Sequence[Hypotheses]) -> None:
-        """Keep what was written to a batch; what can go on comes again."""
-        self.written |= zip(self.chosen, answers)
-        more = [i for i in self.chosen if not self.written[i].done]
-        self.waiting = self.waiting[len(self.chosen) :] + more
-        self.bar.update(len(self.chosen) - len(more))
+    def take(self, answers: Sequence[Answers | None]) -> None:
+        """Keep what was written to a batch; questions without answers come again, with more columns."""
+        if self.shrunk:
+            self.shrunk = False
+            print(f"more than {len(self.chosen)} questions of up to {self.longest} tokens at a time do not fit the memory")
+        self.written |= {i: own for i, own in zip(self.chosen, answers) if own is not None}
+        again = [i for i in self.chosen if i not in self.written]
+        alike = self.waiting if 2 * len(again) > len(self.chosen) else again  # where most want more, the others will
+        self.columns |= {i: 2 * self.columns[i] for i in alike}
+        self.waiting = self.waiting[len(self.chosen) :] + again
+        self.bar.update(len(self.chosen) - len(again))
 
     def answers(self, tokenizer) -> list[list[dict]] | None:
         """Up to --num_beams candidates to each example of all ranks, likeliest first; None where some were not asked."""
-        own = [] if self.waiting else [(i, one.best(self.options["num_beams"])) for i, one in self.written.items()]
+        own = [] if self.waiting else [*self.written.items()]
         found = self.too_long | {i: candidates(some, tokenizer, tokenizer.eos_token_id) for i, some in gather_object(own)}
         return [found[i] for i in range(len(self.inputs))] if len(found) == len(self.inputs) else None

@@ -1,39 +1,23 @@
 """Greedy decoding and beam search of many questions at once, on tensors that stay where they are: a GPU can replay its steps.
 
-A question has `beams` slots side by side. Keys and values never move: what goes on from another slot attends to that slot's
-earlier tokens, which `parent` tells the model's step, so that beams cost neither copies of a prompt nor of its cache.
+A question has `beams` slots side by side. What goes on from another slot attends to that slot's earlier tokens, which `parent`
+tells the model's step, so that beams cost neither copies of a prompt nor of its keys and values.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from transformers import StaticCache
 
 from data.answers.constrained import ConstrainedBatch, Grammars
-from data.benchmark.schema import Schema
 
-
-@dataclass
-class Hypotheses:
-    """What is written to a question so far: lists of tokens with their log-likelihoods, likeliest first.
-
-    `running` can go on, with sums over tokens; `ended` has the end of sequence as its last token, with means over tokens, by
-    which beams of other lengths compare. Nothing of a question that is `done` goes on.
-    """
-
-    running: list[tuple[list[int], float]] = field(default_factory=lambda: [([], 0.0)])
-    ended: list[tuple[list[int], float]] = field(default_factory=list)
-    done: bool = False
-
-    def best(self, beams: int) -> list[tuple[list[int], float]]:
-        """Up to so many answers, likeliest first; what was cut off stands behind what ended."""
-        cut = [(tokens, score / max(1, len(tokens))) for tokens, score in self.running]
-        return [*self.ended, *cut][:beams]
+Answers = list[tuple[list[int], float]]  # tokens with the mean of their log-likelihoods, likeliest first
+SLOTS = 64  # of a pack at most: queries that torch's attention takes through all of the pack's keys together, needed or not
 
 
 class Search:
-    """The next tokens of a batch of questions.
+    """The answers to a batch of questions.
 
     `run` needs a step of the model that reads `token` and `parent`, (questions, beams): the last token of each slot, and the
     slot of the same question that it goes on from.
@@ -41,58 +25,55 @@ class Search:
 
     def __init__(
         self,
-        before: Sequence[Hypotheses | None],
-        schemas: Sequence[Schema | None],
+        rows: Sequence[Mapping | None],
         beams: int,
         steps: int,
-        most: int,
         vocabulary: int,
         end: int,
         device: torch.device,
         grammars: Grammars | None,
     ):
-        """`before`: what each question has so far, None where a place is empty; `schemas`: their databases'.
+        """`rows` have the `schema` of their database, or are None where a place is empty; answers have up to `steps` tokens.
 
-        At most `steps` tokens are added, up to `most` in all; `end` ends a sequence; `vocabulary`: logits of a token.
+        `end` ends a sequence; `vocabulary`: logits of a token.
         """
-        known = [one or Hypotheses(done=True) for one in before]
-        self.before, self.beams, self.steps, self.most, self.end = known, beams, steps, most, end
-        count = len(known)
-
-        def scores(lists: list[list[tuple[list[int], float]]]) -> torch.Tensor:
-            padded = [[score for _, score in each] + [-torch.inf] * (beams - len(each)) for each in lists]
-            return torch.tensor(padded, device=device)
+        self.beams, self.steps, self.end, count = beams, steps, end, len(rows)
 
         def whole(*shape: int) -> torch.Tensor:
             return torch.zeros(shape, dtype=torch.long, device=device)
 
-        self.scores, self.ended = scores([one.running for one in known]), scores([one.ended for one in known])
-        # where an answer that ended comes from: a step and a slot in one number, or one that was there before
-        self.origin = whole(count, beams) - 1 - torch.arange(beams, device=device)
-        self.done = torch.tensor([one.done for one in known], device=device)
-        lengths = [[float(len(one.running[0][0]) if one.running else most)] for one in known]
-        self.length = torch.tensor(lengths, device=device)
+        # of what goes on the sums of log-likelihoods, at first of nothing in one slot; of what ended the means
+        self.scores = torch.full((count, beams), -torch.inf, device=device)
+        self.ended = self.scores.clone()
+        self.scores[:, 0] = 0
+        self.origin = whole(count, beams)  # where an answer that ended comes from: a step and a slot in one number
+        self.done = torch.tensor([row is None for row in rows], device=device)
+        self.aside = torch.zeros_like(self.done)  # what is to be asked again
         self.number, self.until = whole(1), whole(count)  # steps that were made, and those before a question was done
         self.token, self.parent = whole(count, beams), whole(count, beams) + torch.arange(beams, device=device)
         self.tokens, self.parents = whole(steps, count, beams), whole(steps, count, beams)
         self.report = whole(2, count, beams)
         self.held = None
         if grammars:
-            running = [[] if one.done else [tokens for tokens, _ in one.running] for one in known]
-            self.held = ConstrainedBatch(grammars, schemas, running, beams)
-            rows, pinned = count * beams, device.type == "cuda"
-            self.masks = torch.full((rows, self.held.words), -1, dtype=torch.int32, pin_memory=pinned)
-            self.allowed = torch.full((rows, 4 * self.held.words), 255, dtype=torch.uint8, device=device)
+            self.held = ConstrainedBatch(grammars, [row and row["schema"] for row in rows], beams)
+            places, pinned = count * beams, device.type == "cuda"
+            self.masks = torch.full((places, self.held.words), -1, dtype=torch.int32, pin_memory=pinned)
+            self.allowed = torch.full((places, 4 * self.held.words), 255, dtype=torch.uint8, device=device)
             self.bit = torch.arange(8, dtype=torch.uint8, device=device)
 
     def run(
-        self, logits: torch.Tensor | None, forward: Callable[[], torch.Tensor], capture: bool, first: int = 0
-    ) -> list[Hypotheses]:
-        """What each question has afterwards, those that were done before as they were.
+        self,
+        logits: torch.Tensor | None,
+        forward: Callable[[], torch.Tensor],
+        capture: bool,
+        first: int = 0,
+        make_room: Callable[["Search"], None] | None = None,
+    ) -> list[Answers | None]:
+        """Up to `beams` answers to each question, what was cut off behind what ended; None where it was set aside.
 
         `logits`, (questions, beams, vocabulary): of the first tokens, where they are known; else `first` is what answers begin
-        with. `forward` gives those of the tokens that follow. Where `capture`, a GPU replays its kernels and those of a choice,
-        which take longer to launch than to run, each as one CUDA graph.
+        with. `forward` gives those of the tokens that follow; `make_room` is called before it. Where `capture`, a GPU replays
+        its kernels and those of a choice, which take longer to launch than to run, each as one CUDA graph.
         """
         if logits is None:
             self.token.fill_(first)
@@ -114,11 +95,13 @@ class Search:
             parents, tokens = self.report.tolist() if self.held else (None, None)
             if self.held and not any(token >= 0 for own in tokens for token in own):
                 break
+            if make_room:
+                make_room(self)
             step()
             if self.held:  # while the GPU computes
                 self.held.advance(parents, tokens)
                 self.mask()
-        return self.hypotheses()
+        return self.answers()
 
     def mask(self) -> None:
         """Write what may follow in each slot, as bits, into `masks`."""
@@ -136,55 +119,48 @@ class Search:
         best, place = (scores + self.scores[:, :, None]).flatten(1).topk(2 * beams)
         slot, token = place // size, place % size
         ends = token == self.end
-        self.length.add_(1)
+        self.number.add_(1)
         # of those that end, the ones that are among the likeliest, by their mean
         among = ends & (torch.arange(2 * beams, device=ends.device) < beams) & ~self.done[:, None]
-        means = torch.cat([self.ended, (best / self.length).masked_fill(~among, -torch.inf)], 1)
+        means = torch.cat([self.ended, (best / self.number).masked_fill(~among, -torch.inf)], 1)
         means, kept = means.topk(beams)
-        self.origin.copy_(torch.cat([self.origin, self.number * beams + slot], 1).gather(1, kept))
+        self.origin.copy_(torch.cat([self.origin, (self.number - 1) * beams + slot], 1).gather(1, kept))
         self.ended.copy_(means)
         scores, kept = best.masked_fill(ends, -torch.inf).topk(beams)
         self.scores.copy_(self.scores.where(self.done[:, None], scores))
         self.token.copy_(token.gather(1, kept))
         self.parent.copy_(slot.gather(1, kept))
-        self.tokens.index_copy_(0, self.number, self.token[None])
-        self.parents.index_copy_(0, self.number, self.parent[None])
+        self.tokens.index_copy_(0, self.number - 1, self.token[None])
+        self.parents.index_copy_(0, self.number - 1, self.parent[None])
         self.until.add_(~self.done)
         # greedily, the first end is the answer; else as long as what goes on could still be likelier
         full = self.ended[:, -1] > -torch.inf
-        over = full if beams == 1 else full & (self.ended[:, -1] >= self.scores[:, 0] / self.length[:, 0])
-        self.done |= over | (self.scores[:, 0] == -torch.inf) | (self.length[:, 0] >= self.most)
+        over = full if beams == 1 else full & (self.ended[:, -1] >= self.scores[:, 0] / self.number)
+        self.done |= over | (self.scores[:, 0] == -torch.inf)
         self.report[0] = self.parent
         self.report[1] = self.token.masked_fill(self.done[:, None] | (self.scores == -torch.inf), -1)
-        self.number.add_(1)
 
-    def hypotheses(self) -> list[Hypotheses]:
-        """What each question has, from what was chosen at each step."""
-        names = ("tokens", "parents", "scores", "ended", "origin", "done", "until")
-        tokens, parents, scores, ended, origin, done, until = (getattr(self, name).tolist() for name in names)
-        found = []
+    def answers(self) -> list[Answers | None]:
+        """What `run` returns, from what was chosen at each step."""
+        names = ("tokens", "parents", "scores", "ended", "origin", "aside", "until")
+        tokens, parents, scores, ended, origin, aside, until = (getattr(self, name).tolist() for name in names)
 
-        for question, one in enumerate(self.before):
+        def path(question: int, step: int, slot: int) -> list[int]:
+            behind = []
+            for number in range(step, -1, -1):
+                behind.append(tokens[number][question][slot])
+                slot = parents[number][question][slot]
+            return behind[::-1]
 
-            def path(step: int, slot: int, question: int = question, one: Hypotheses = one) -> list[int]:
-                behind = []
-                for number in range(step, -1, -1):
-                    behind.append(tokens[number][question][slot])
-                    slot = parents[number][question][slot]
-                return one.running[slot][0] + behind[::-1]
-
-            if one.done:
-                found.append(one)
-                continue
-            now = Hypotheses([], [], done[question])
+        found: list[Answers | None] = []
+        for question, length in enumerate(until):
+            own = []
             for score, place in zip(ended[question], origin[question]):
-                if score > -torch.inf:
-                    step, slot = divmod(place, self.beams)
-                    now.ended.append(one.ended[-1 - place] if place < 0 else (path(step - 1, slot) + [self.end], score))
+                step, slot = divmod(place, self.beams)
+                own += [(path(question, step - 1, slot) + [self.end], score)] * (score > -torch.inf)
             for slot, score in enumerate(scores[question]):
-                if score > -torch.inf:
-                    now.running.append((path(until[question] - 1, slot), score))
-            found.append(now)
+                own += [(path(question, length - 1, slot), score / max(1, length))] * (score > -torch.inf)
+            found.append(None if aside[question] else own[: self.beams])
         return found
 
 
@@ -193,34 +169,84 @@ def does_not_fit(error: RuntimeError) -> bool:
     return should_reduce_batch_size(error) or "CUDA error: out of memory" in str(error)
 
 
-def branch(
-    trees: Sequence[tuple[list[int], list[int], list[int]]],
-    ends: Sequence[Sequence[tuple[int, int]]],
-    beams: int,
-    mask: torch.Tensor,
-    position_ids: torch.Tensor,
-) -> torch.Tensor:
-    """Where each beam of each example has its last token: (packs, examples a pack, beams).
+class CacheAtOnce(StaticCache):
+    """Keys and values of all layers, on one device, get their memory with the first: what does not fit fails at once."""
 
-    `trees` are the beginnings of each example's answers, as `batches.tree` has them, which stand behind its question in
-    a pack; `ends` says where each ends. No beam sees another's tokens, and each stands behind its own: `mask` (packs, 1,
-    longest, longest) and `position_ids` (packs, longest) are changed accordingly.
+    def update(self, key_states, value_states, layer_idx: int, *args, **kwargs):
+        for layer in self.layers if layer_idx == 0 and not self.layers[0].is_initialized else ():
+            layer.lazy_initialization(key_states, value_states)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+
+class Columns:
+    """The keys and values of answers behind those of their prompts, a column a token; each pack of questions has a row.
+
+    Columns are used again once no beam attends to them: those of beams that lost, and of questions that are done.
     """
-    places = torch.zeros((len(ends), max(map(len, ends)), beams), dtype=torch.long)
-    for pack, own in enumerate(ends):
-        for place, (example, last) in enumerate(own):
-            tokens, before, leaves = trees[example]
-            start, count = last - len(tokens) + 1, len(tokens)
-            places[pack, place] = start + torch.tensor(leaves + leaves[:1] * (beams - len(leaves)))
-            if len(leaves) > 1:
-                seen, depths = torch.eye(count, dtype=torch.bool), [0] * count
-                for node, origin in enumerate(before):
-                    if origin >= 0:
-                        seen[node] |= seen[origin]
-                        depths[node] = depths[origin] + 1
-                mask[pack, 0, start : last + 1, start : last + 1] = seen
-                position_ids[pack, start : last + 1] = position_ids[pack, start] + torch.tensor(depths)
-    return places
+
+    def __init__(self, cache: StaticCache, mask: torch.Tensor, first: int, shares: Sequence[Sequence[int]], beams: int):
+        """`mask` (packs, 1, slots, columns of `cache`): what the last token of each slot attends to, all of it before `first`.
+
+        `shares`: for each question of each pack the columns that it may expect.
+        """
+        packs, _, self.slots, total = mask.shape
+        self.cache, self.mask, self.first, self.shares = cache, mask, first, shares
+        self.size, self.used = total - first, 0
+        self.by_beam = mask.view(packs, -1, beams, total)  # by pack and question
+        self.itself = torch.eye(self.slots, dtype=torch.bool, device=mask.device).expand(packs, 1, -1, -1)
+        self.next = torch.arange(first, first + self.slots, device=mask.device)
+
+    def attended(self, parent: torch.Tensor) -> torch.Tensor:
+        """The mask of the next tokens: what the slots of `parent` (questions, beams) attend to, and each itself."""
+        self._follow(parent)
+        self.mask.index_copy_(3, self.next, self.itself)
+        self.next.add_(self.slots)
+        return self.mask
+
+    def make_room(self, search: Search) -> None:
+        """Before a step: where its tokens have no columns, use some again, and set aside what has most beyond its share."""
+        if self.used + self.slots > self.size:
+            self._follow(search.parent)
+            search.parent.copy_(torch.arange(search.beams, device=search.parent.device).expand_as(search.parent))
+            answers = self.by_beam[..., self.first :]
+            answers.masked_fill_(search.done.view(*answers.shape[:2], 1, 1), False)
+            counts = answers.any(2).sum(-1).tolist()
+            aside = torch.tensor([self._aside(*each) for each in zip(counts, self.shares)], device=answers.device)
+            answers.masked_fill_(aside[..., None, None], False)
+            search.aside |= aside.view(-1)
+            search.done |= search.aside
+            self._compact()
+        self.used += self.slots
+
+    def _follow(self, parent: torch.Tensor) -> None:
+        self.by_beam.copy_(torch.take_along_dim(self.by_beam, parent.view(*self.by_beam.shape[:3], 1), 2))
+
+    def _aside(self, counts: list[int], shares: Sequence[int]) -> list[bool]:
+        """Which questions of a pack have to go, so that the columns that the others have leave room for a step."""
+        beyond = [count - share for count, share in zip(counts, [*shares, *[0] * len(counts)])]
+        left = sum(counts)
+        aside = [False] * len(counts)
+        for question in sorted(range(len(counts)), key=beyond.__getitem__, reverse=True):
+            if left + self.slots > self.size and counts[question]:
+                aside[question] = True
+                left -= counts[question]
+        return aside
+
+    def _compact(self) -> None:
+        """Move the columns that something attends to to the front."""
+        answers = self.mask[..., self.first :]
+        live = answers.any(2)  # (packs, 1, columns)
+        self.used = int(live.sum(-1).max())
+        order = live.byte().argsort(dim=-1, descending=True, stable=True)[..., : self.used]
+        kept = slice(self.first, self.first + self.used)
+        self.mask[..., kept] = torch.take_along_dim(answers, order[:, :, None], 3)
+        self.mask[..., kept.stop :] = False
+        self.next.copy_(torch.arange(kept.stop, kept.stop + self.slots, device=self.next.device))
+        for layer in self.cache.layers:
+            places = order[..., None].to(layer.device)
+            for states in (layer.keys, layer.values):
+                states[:, :, kept] = torch.take_along_dim(states[:, :, self.first :], places, 2)
+            layer.cumulative_length.fill_(kept.stop)
 
 
 class Replayed:

@@ -22,7 +22,6 @@ import torch  # noqa: E402
 import llama_65b as script  # noqa: E402
 from data.benchmark import sample, spider  # noqa: E402
 from data.report.curves import markdown  # noqa: E402
-from data.with_torch.search import Hypotheses  # noqa: E402
 
 PROMPTS = 8
 
@@ -81,7 +80,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=192, help="of an answer at most")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    args = script.Args(model=given.model, num_beams=1)
+    args = script.Args(model=given.model, num_beams=1, max_output_tokens=given.tokens)
     base = script.base_of(asdict(args), script.SCRIPT)
     config, tokenizer = script.load_config(args, base), script.load_tokenizer(args)
     benchmark = spider.load(sample.build() if given.data == "sample" else given.data)
@@ -90,13 +89,13 @@ def main() -> None:
     columns = {name: [getattr(example, name) for example in chosen] for name in ("question", "db_id", "values", "sql")}
     encoded = script.encode(columns, benchmark.schemas, tokenizer, args.max_input_tokens, True)
     pairs = zip(encoded["input_ids"], encoded["shared"])
-    rows = [dict(input_ids=ids, shared=shared, schema=None, before=Hypotheses()) for ids, shared in pairs]
+    rows = [dict(input_ids=ids, shared=shared, schema=None, columns=given.tokens) for ids, shared in pairs]
     model = script.load_model(args, base, config, tokenizer, device).eval()
     names, sums = watch(model.get_base_model().base_model.layers, device)
 
     def write(rows: list[dict]) -> list[list[int]]:
-        found = script.write(model, rows, given.tokens, args, tokenizer, None)
-        return [each.best(1)[0][0] for each in found]
+        found = script.write(model, rows, args, tokenizer, None)
+        return [tokens for ((tokens, _),) in found]
 
     head = ("attention", "answers compared", "a layer's bits differ", "tokens differ", "differs first")
     print(f"{markdown(head)}\n{'|---' * len(head)}|", flush=True)

@@ -51,7 +51,7 @@ from data.run.signals import Stop  # noqa: E402
 from data.training import batches  # noqa: E402
 from data.training.batches import epoch_updates, grouped, shared_tokens  # noqa: E402
 from data.training.variation import vary  # noqa: E402
-from data.with_torch.search import Hypotheses  # noqa: E402
+from data.with_torch.search import Answers  # noqa: E402
 
 WIDTH = 512  # to which the published recipe pads and cuts
 FAULTS = {
@@ -238,7 +238,7 @@ def collate(rows: list[dict], pad: int, faults: tuple[str, ...]) -> dict[str, to
     return batch | dict(position_ids=positions, segments=torch.zeros_like(positions))
 
 
-def right_padded(model, rows: list[dict], steps: int, args: script.Args, tokenizer, grammars: None) -> list[Hypotheses]:
+def right_padded(model, rows: list[dict], args: script.Args, tokenizer, grammars: None) -> list[Answers]:
     """`llama_65b.write` with padding to the published width between the cue and the answer."""
     ids = [row["input_ids"] for row in rows]
     width, pad, end = max(WIDTH, *map(len, ids)), tokenizer.pad_token_id, tokenizer.eos_token_id
@@ -251,7 +251,7 @@ def right_padded(model, rows: list[dict], steps: int, args: script.Args, tokeniz
     how = dict(max_new_tokens=args.max_output_tokens, do_sample=False, pad_token_id=pad, eos_token_id=end)
     answers = model.generate(**batch, **how)[:, width:].tolist()
     whole = [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
-    return [Hypotheses([(answer, 0.0)], [], done=True) for answer in whole]
+    return [[(answer, 0.0)] for answer in whole]
 
 
 def build(row: Row, args: script.Args, config, tokenizer, device: torch.device) -> torch.nn.Module:
