@@ -1,6 +1,7 @@
 """Greedy decoding and beam search write what transformers' own do, and nothing that a grammar does not allow."""
 
 import importlib
+import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, T5Config
+from transformers.cache_utils import StaticLayer
 
 from data.answers import constrained
 from data.benchmark import sample, spider
@@ -16,7 +18,7 @@ from data.run.signals import Stop
 from data.sqlite.execute import TIMED_OUT, Executor
 from data.with_torch import quantised
 from data.with_torch.answering import Questions
-from data.with_torch.search import Answers
+from data.with_torch.search import Answers, Columns
 
 CPU = torch.device("cpu")
 ENCODERS, DECODERS = ("T5_3B", "flan_t5_base"), ("gpt_neox_20b", "llama_65b")
@@ -120,6 +122,47 @@ def test_answers_are_those_of_transformers(script, model, beams, columns):
     assert ended and (asked_again or columns > 12 or script.SCRIPT in ENCODERS)
 
 
+def likelihood(model, row: dict, tokens: list[int]) -> float:
+    """The mean log-likelihood of an answer's tokens, in one pass over all of them."""
+    ids, answer = torch.tensor([row["input_ids"]]), torch.tensor([tokens])
+    with torch.inference_mode():
+        if model.config.is_encoder_decoder:
+            start = torch.full((1, 1), model.config.decoder_start_token_id)
+            logits = model(input_ids=ids, decoder_input_ids=torch.cat([start, answer[:, :-1]], 1)).logits
+        else:
+            logits = model(torch.cat([ids, answer], 1)).logits[:, ids.shape[1] - 1 : -1]
+    return logits.log_softmax(-1).gather(2, answer[..., None]).mean().item()
+
+
+def test_scores_are_mean_log_likelihoods_of_what_ended_and_of_what_was_cut(script, model):
+    rows = prompts(script)
+    first, _ = own(script, model, rows, 1, 4, 30)
+    end = first[0][0][0][6]  # some of its answers end with it, and others do not
+    found, _ = own(script, model, rows, end, 4, 30)
+    scored = [(row, tokens, score) for row, answers in zip(rows, found) for tokens, score in answers]
+    assert {tokens[-1] == end for _, tokens, _ in scored} == {True, False}
+    for row, tokens, score in scored:
+        assert score == pytest.approx(likelihood(model, row, tokens), abs=1e-4)
+
+
+def test_a_pack_has_no_more_beams_than_attention_takes_at_once(script, model, monkeypatch):
+    if script.SCRIPT in ENCODERS:
+        pytest.skip("has a row for each question")
+    slots = []
+
+    class Watched(script.Columns):
+        def __init__(self, *given):
+            super().__init__(*given)
+            slots.append(self.slots)
+
+    monkeypatch.setattr(script, "Columns", Watched)
+    schema = prompts(script)[0]["input_ids"]
+    rows = [dict(input_ids=[*schema, number], labels=[1], shared=len(schema), schema=None) for number in range(5, 45)]
+    for beams in (1, 4, 80):
+        own(script, model, rows[: 40 if beams < 80 else 2], 1, beams, beams * LONGEST)
+    assert slots == [40, 64, 80]
+
+
 def test_tensors_stay_where_they_are(script, model, monkeypatch):
     """A CUDA graph reads and writes where it did when it was captured, also after columns were used again."""
     if script.SCRIPT in ENCODERS:
@@ -138,6 +181,76 @@ def test_tensors_stay_where_they_are(script, model, monkeypatch):
     monkeypatch.setattr(script, "Columns", Watched)
     found, _ = own(script, model, prompts(script), 1, 4, 30)
     assert len(moved) > 3 and all(found) and {len(each) for each in places.values()} == {1}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_columns_keep_what_beams_attend_to_and_set_aside_no_more_than_has_to_go(seed):
+    rng, packs, width, beams, first = random.Random(seed), 2, 3, 2, 2
+    slots, size = width * beams, 30
+    shares = [[rng.choice([4, 8, 12]) for _ in range(width)] for _ in range(packs)]
+    places = torch.arange(first + size)
+    layer = StaticLayer(max_cache_len=first + size)
+    layer.lazy_initialization(*(torch.zeros(packs, 1, 0, 1),) * 2)
+    layer.update(*(torch.zeros(packs, 1, first, 1),) * 2)  # the prompts'
+    mask = (places < first).expand(packs, 1, slots, -1).clone()
+    columns = Columns(SimpleNamespace(layers=[layer]), mask, first, shares, beams)
+    search = SimpleNamespace(beams=beams, done=torch.zeros(packs * width, dtype=torch.bool))
+    search.aside = torch.zeros_like(search.done)
+    written = [[()] * beams for _ in range(packs * width)]  # tokens, which are numbers of their own, of each slot
+
+    for step in range(1, 25):
+        parents = [[rng.randrange(beams) for _ in range(beams)] for _ in written]
+        search.parent = torch.tensor(parents)
+        search.done |= torch.tensor([rng.random() < 0.03 for _ in written])
+        written = [[own[parent] for parent in each] for own, each in zip(written, parents)]
+        held = [0 if done else len({token for own in each for token in own}) for each, done in zip(written, search.done)]
+        before = search.aside.tolist()
+        columns.make_room(search)
+        assert not (search.aside & ~search.done).any()
+        for pack in range(packs):
+            own = range(pack * width, (pack + 1) * width)
+            gone = [question for question in own if search.aside[question] and not before[question]]
+            left = sum(held[question] for question in own if question not in gone)
+            beyond = {question: held[question] - shares[pack][question - own.start] for question in own if held[question]}
+            if gone:
+                least = min(gone, key=beyond.__getitem__)
+                assert left + slots <= size < left + held[least] + slots
+                assert beyond[least] >= max((beyond[question] for question in beyond if question not in gone), default=-size)
+        seen = columns.attended(search.parent)
+        tokens = torch.arange(packs * slots).view(packs, 1, slots, 1) + 1000 * step
+        keys, _ = layer.update(tokens.float(), tokens.float())
+        for question, (own, done) in enumerate(zip(written, search.done.tolist())):
+            pack, place = divmod(question, width)
+            for beam in range(beams):
+                slot = place * beams + beam
+                own[beam] += (1000 * step + pack * slots + slot,)
+                if not done:
+                    attended = keys[pack, 0, seen[pack, 0, slot], 0]
+                    assert sorted(attended.tolist()) == [0.0] * first + sorted(map(float, own[beam]))
+
+
+def test_memory_for_all_layers_is_taken_with_the_first(script, model):
+    if script.SCRIPT in ENCODERS:
+        pytest.skip("has no cache of this kind")
+    cache = script.CacheAtOnce(config=model.config, max_cache_len=8)
+    cache.update(torch.zeros(1, 4, 2, 32), torch.zeros(1, 4, 2, 32), 0)
+    assert len(cache.layers) == 4 and all(layer.keys.shape == (1, 4, 8, 32) for layer in cache.layers)
+
+
+@pytest.mark.parametrize(("columns", "length"), [(6, 6), (10_000, LONGEST)])
+def test_a_batch_has_columns_as_asked_and_no_more_than_answers_take(script, model, monkeypatch, columns, length):
+    if script.SCRIPT in ENCODERS:
+        pytest.skip("has columns for all steps")
+    lengths = []
+
+    class Watched(script.CacheAtOnce):
+        def __init__(self, config, max_cache_len):
+            lengths.append(max_cache_len)
+            super().__init__(config=config, max_cache_len=max_cache_len)
+
+    monkeypatch.setattr(script, "CacheAtOnce", Watched)
+    own(script, model, [prompts(script)[2]], 1, 1, columns)
+    assert lengths[0] == 48 + length  # behind its prompt, which is filled up
 
 
 def test_a_question_that_wants_more_columns_comes_again_with_them():

@@ -170,6 +170,19 @@ def test_packs_of_few_questions_repeat_their_schemas(script, rows, most):
     assert max(room) <= 2 * min(room) + 2  # packs have about as many questions each
 
 
+def test_packs_are_balanced_by_prompts_and_columns(script):
+    """Eight questions take more than one whose prompt is as long as theirs together."""
+    counts = (8, 8, 1)
+    rows = [
+        dict(input_ids=[schema] * length + [number], labels=[], shared=length, columns=64)
+        for schema, (count, length) in enumerate(zip(counts, (290, 240, 500)), 1)
+        for number in range(count)
+    ]
+    assert sorted(len(each) for each in script.packs_of(rows, 0, 16)[1]) == [1, 8, 8]
+    few = [row | dict(columns=0) for row in rows]
+    assert sorted(len(each) for each in script.packs_of(few, 0, 16)[1]) == [1, 16]
+
+
 def test_rows_have_lengths_that_attention_takes(script):
     """Multiples of 16, as masks are to be aligned, but none of which cuDNN makes gradients that are no numbers."""
     for length in range(2, 300):
