@@ -137,7 +137,7 @@ from data.with_torch.models import (
     weights_from,
 )
 from data.with_torch.processes import end, peak_memory
-from data.with_torch.search import Answers, Search
+from data.with_torch.search import Answers, Search, none_left
 from data.with_torch.t5 import add_pieces, contiguous_biases
 
 # ------------------------------------------------------------------------------------------------------------ tokens
@@ -251,15 +251,17 @@ def generate(
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
     """Up to --num_beams answers to each example, likeliest first, held to `grammars`; None once a signal asks to stop."""
-    questions = Questions(examples, schemas, asdict(args), accelerator)
-    while (rows := questions.batch()) and not stop.requested:
+    questions = Questions(examples, schemas, asdict(args), accelerator, stop)
+    while rows := questions.batch():
         with questions.fewer(), accelerator.autocast():
-            questions.take(write(model, rows, args, tokenizer, grammars, accelerator.device))
+            questions.take(write(model, rows, args, tokenizer, grammars, accelerator.device, questions.enough))
     return questions.answers(tokenizer)
 
 
-def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None, device: torch.device) -> list[Answers]:
-    """The answers to each example, with its `schema`: up to --num_beams, or up to --max_output_tokens.
+def write(
+    model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None, device: torch.device, enough=none_left
+) -> list[Answers | None]:
+    """Up to --num_beams answers to each example; None where it is to be asked again (`enough`).
 
     The beams of an example stand side by side as one sequence of its decoder, so that they share what the encoder made of its
     prompt; each attends to its own tokens. Keys and values have all their places from the beginning.
@@ -296,7 +298,7 @@ def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | N
 
     attention.compute_bias = of_steps
     try:
-        return search.run(None, forward, True, start)
+        return search.run(None, forward, True, start, enough=enough)
     finally:
         attention.compute_bias = bias
 

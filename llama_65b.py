@@ -144,7 +144,7 @@ from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import packs_of, visible
 from data.with_torch.processes import end, launch, peak_memory, process_group
-from data.with_torch.search import SLOTS, Answers, CacheAtOnce, Columns, Search
+from data.with_torch.search import SLOTS, Answers, CacheAtOnce, Columns, Search, none_left
 
 # ------------------------------------------------------------------------------------------------------------ tokens
 
@@ -296,10 +296,10 @@ def generate(
     grammars: Grammars | None = None,
 ) -> list[list[dict]] | None:  # fmt: skip
     """Up to --num_beams answers to each example, likeliest first, held to `grammars`; None once a signal asks to stop."""
-    questions = Questions(examples, schemas, asdict(args), accelerator)
-    while (rows := questions.batch()) and not stop.requested:
+    questions = Questions(examples, schemas, asdict(args), accelerator, stop)
+    while rows := questions.batch():
         with questions.fewer():
-            questions.take(write(model, rows, args, tokenizer, grammars))
+            questions.take(write(model, rows, args, tokenizer, grammars, questions.enough))
     answers = questions.answers(tokenizer)
     if answers and args.back_translation and args.num_beams > 1:
         with model.disable_adapter():
@@ -307,8 +307,8 @@ def generate(
     return answers
 
 
-def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None) -> list[Answers | None]:
-    """Up to --num_beams answers to each example; None where it wants more than the `columns` there are.
+def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | None, enough=none_left) -> list[Answers | None]:
+    """Up to --num_beams answers to each example; None where it is to be asked again (`columns`, `enough`).
 
     Examples stand in packs as in training, so that a schema is read, and its keys and values are kept, once. Each step adds
     a token to every beam of every example, which attends to what the token before it attends to, and to itself.
@@ -341,7 +341,7 @@ def write(model, rows: list[dict], args: Args, tokenizer, grammars: Grammars | N
         positions.add_(1)
         return head(hidden).view(count, beams, -1).to(device)  # (packs * width, beams, vocabulary)
 
-    found = search.run(logits.view(count, beams, -1), forward, capture=whole, make_room=columns.make_room)
+    found = search.run(logits.view(count, beams, -1), forward, whole, 0, columns.make_room, enough)
     answers = {row: found[pack * width + place] for pack, each in enumerate(ends) for place, (row, _) in enumerate(each)}
     return [answers[row] for row in range(len(rows))]
 

@@ -194,7 +194,8 @@ def test_columns_keep_what_beams_attend_to_and_set_aside_no_more_than_has_to_go(
     layer.update(*(torch.zeros(packs, 1, first, 1),) * 2)  # the prompts'
     mask = (places < first).expand(packs, 1, slots, -1).clone()
     columns = Columns(SimpleNamespace(layers=[layer]), mask, first, shares, beams)
-    search = SimpleNamespace(beams=beams, done=torch.zeros(packs * width, dtype=torch.bool))
+    search = SimpleNamespace(beams=beams, scores=torch.zeros(packs * width, beams))
+    search.done = torch.zeros(packs * width, dtype=torch.bool)
     search.aside = torch.zeros_like(search.done)
     written = [[()] * beams for _ in range(packs * width)]  # tokens, which are numbers of their own, of each slot
 
@@ -253,22 +254,88 @@ def test_a_batch_has_columns_as_asked_and_no_more_than_answers_take(script, mode
     assert lengths[0] == 48 + length  # behind its prompt, which is filled up
 
 
-def test_a_question_that_wants_more_columns_comes_again_with_them():
-    rows = [dict(input_ids=[5] * length, db_id="any") for length in (9, 8, 7, 6)]
-    options = dict(max_input_tokens=99, max_output_tokens=9, eval_batch_size=3, num_beams=1)
-    questions = Questions(Dataset.from_list(rows), dict(any=None), options, Accelerator(cpu=True))
+ANSWER = [([3], 0.0)]
 
-    def columns() -> list[tuple[int, int]]:
-        return [(len(row["input_ids"]), row["columns"]) for row in questions.batch()]
 
-    answer = [([3], 0.0)]
-    assert columns() == [(9, 64), (8, 64), (7, 64)]
-    questions.take([answer, None, answer])
-    assert columns() == [(6, 64), (8, 128)]
-    questions.take([None, None])  # where most want more, all that wait are given it
-    assert columns() == [(6, 128), (8, 256)]
-    questions.take([answer, answer])
-    assert not columns() and list(questions.written.values()) == [answer] * 4
+def questions(count: int, most: int, stop: Stop) -> Questions:
+    rows = [dict(input_ids=[5] * (200 - number), db_id="any") for number in range(count)]
+    options = dict(max_input_tokens=999, max_output_tokens=9, eval_batch_size=most, num_beams=1)
+    return Questions(Dataset.from_list(rows), dict(any=None), options, Accelerator(cpu=True), stop)
+
+
+def test_questions_that_want_more_columns_come_again_with_them():
+    asked = questions(30, 10, Stop())
+
+    def columns() -> list[int]:
+        return [row["columns"] for row in asked.batch()]
+
+    assert columns() == [64] * 10
+    asked.take([ANSWER] * 8 + [None] * 2)
+    assert columns() == [64] * 10
+    asked.take([ANSWER] * 4 + [None] * 6)  # where most of a batch want more, all that wait get it
+    assert columns() == [128] * 10
+    asked.take([ANSWER] * 10)
+    assert columns() == [256] * 2 + [128] * 6
+    asked.take([ANSWER] * 8)
+    assert not columns() and list(asked.written.values()) == [ANSWER] * 30
+
+
+def test_a_batch_of_one_that_wants_more_columns_says_nothing_about_others():
+    asked = questions(3, 1, Stop())
+    asked.batch()
+    asked.take([None])
+    assert asked.columns == {0: 128, 1: 64, 2: 64} and asked.waiting == [1, 2, 0]
+
+
+def test_the_last_questions_of_a_batch_wait_for_others_and_not_the_other_way_round():
+    asked = questions(30, 16, Stop())
+    asked.batch()
+    assert not asked.enough(3) and asked.enough(2) and asked.enough(0)
+    asked.take([ANSWER] * 14 + [None] * 2)
+    asked.batch()  # the last
+    assert not asked.enough(1) and asked.enough(0)
+
+
+def test_a_signal_ends_a_batch_and_answers_that_are_not_written_are_none():
+    stop = Stop()
+    asked = questions(3, 2, stop)
+    asked.batch()
+    assert not asked.enough(2)
+    stop.number = 15
+    assert asked.enough(2)
+    asked.take([ANSWER, None])
+    assert not asked.batch() and asked.answers(SimpleNamespace(eos_token_id=1)) is None
+
+
+def test_what_does_not_fit_shrinks_by_an_eighth():
+    asked, sizes = questions(128, 128, Stop()), []
+    for _ in range(4):
+        sizes.append(len(asked.batch()))
+        with asked.fewer():
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert sizes == [128, 112, 98, 85]
+
+
+@pytest.mark.parametrize("enough", [1, 3])
+def test_questions_that_are_left_are_asked_again_and_the_others_have_their_answers(script, model, enough):
+    rows = prompts(script)
+    whole, _ = own(script, model, rows, 1, 4, 80)
+    end = whole[0][0][0][6]
+    whole, _ = own(script, model, rows, end, 4, 80)
+    tokenizer, args = SimpleNamespace(pad_token_id=0, eos_token_id=end), script.Args(num_beams=4, max_output_tokens=LONGEST)
+    asked = [row | dict(columns=80) for row in rows]
+    where = [CPU] if script.SCRIPT in ENCODERS else []
+    seen = []
+
+    def few(left: int) -> bool:
+        seen.append(left)
+        return left <= enough
+
+    with torch.inference_mode():
+        found = script.write(model, asked, args, tokenizer, None, *where, few)
+    assert any(found) and sum(answers is None for answers in found) == (seen[-1] if seen[-1] <= enough else 0)
+    for answers, expected in zip(found, whole):
+        assert answers is None or [tokens for tokens, _ in answers] == [tokens for tokens, _ in expected]
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from data.training.batches import (
     shared_tokens,
 )
 from data.training.training_data import TrainingData
+from data.with_torch import answering
 
 FEW = ["--share_schema", "--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
 
@@ -201,10 +202,11 @@ def test_what_is_generated_from_is_what_was_learned(script, tokenizer, rows, ben
 
 
 def test_answers_of_questions_that_share_a_schema_are_those_of_each_alone(script, tokenizer, rows, monkeypatch):
-    """Over several batches, as most answers are longer than a batch has room for, and in any company."""
+    """Over several batches, in which columns are used again and questions asked again, and in any company."""
     base = dict(model="none", tiny=True, random_weights=False, seed=0, base_16bit=False)
     args = replace(script.Args(), **script.TINY, tiny=True)
     args = replace(args, max_output_tokens=20, eval_batch_size=12)
+    monkeypatch.setattr(answering, "COLUMNS", 7)
     torch.manual_seed(0)
     model = script.load_model(args, base, script.load_config(args, base), tokenizer, torch.device("cpu")).eval()
     shuffle = torch.Generator().manual_seed(1)

@@ -13,7 +13,12 @@ from transformers import StaticCache
 from data.answers.constrained import ConstrainedBatch, Grammars
 
 Answers = list[tuple[list[int], float]]  # tokens with the mean of their log-likelihoods, likeliest first
-SLOTS = 64  # of a pack at most: queries that torch's attention takes through all of the pack's keys together, needed or not
+SLOTS = 64  # beams of a pack at most: torch's attention takes 64 queries at a time through all keys of the pack
+
+
+def none_left(left: int) -> bool:
+    """Whether a batch with so many unfinished questions is over: when all are finished."""
+    return not left
 
 
 class Search:
@@ -68,12 +73,14 @@ class Search:
         capture: bool,
         first: int = 0,
         make_room: Callable[["Search"], None] | None = None,
+        enough: Callable[[int], bool] = none_left,
     ) -> list[Answers | None]:
-        """Up to `beams` answers to each question, what was cut off behind what ended; None where it was set aside.
+        """Up to `beams` answers to each question, what was cut off behind what ended; None where it is to be asked again.
 
         `logits`, (questions, beams, vocabulary): of the first tokens, where they are known; else `first` is what answers begin
         with. `forward` gives those of the tokens that follow; `make_room` is called before it. Where `capture`, a GPU replays
-        its kernels and those of a choice, which take longer to launch than to run, each as one CUDA graph.
+        its kernels and those of a choice, which take longer to launch than to run, each as one CUDA graph. `enough` is told how
+        many questions are unfinished, and says whether to leave them.
         """
         if logits is None:
             self.token.fill_(first)
@@ -90,11 +97,15 @@ class Search:
             if self.held:
                 self.allowed.copy_(self.masks.view(torch.uint8), non_blocking=True)
             choose()
-            if number + 1 == self.steps or not self.held and number % 8 == 7 and self.done.all():
+            if number + 1 == self.steps:
                 break
             parents, tokens = self.report.tolist() if self.held else (None, None)
-            if self.held and not any(token >= 0 for own in tokens for token in own):
-                break
+            # a question without grammar costs no wait for the GPU but now and then
+            if self.held or number % 8 == 7:
+                left = sum(max(own) >= 0 for own in tokens) if self.held else int((~self.done).sum())
+                if enough(left):
+                    self.aside |= ~self.done
+                    break
             if make_room:
                 make_room(self)
             step()
@@ -120,7 +131,7 @@ class Search:
         slot, token = place // size, place % size
         ends = token == self.end
         self.number.add_(1)
-        # of those that end, the ones that are among the likeliest, by their mean
+        # of those that end, the ones that are among the likeliest count, by their mean
         among = ends & (torch.arange(2 * beams, device=ends.device) < beams) & ~self.done[:, None]
         means = torch.cat([self.ended, (best / self.number).masked_fill(~among, -torch.inf)], 1)
         means, kept = means.topk(beams)
@@ -154,13 +165,14 @@ class Search:
 
         found: list[Answers | None] = []
         for question, length in enumerate(until):
-            own = []
-            for score, place in zip(ended[question], origin[question]):
-                step, slot = divmod(place, self.beams)
-                own += [(path(question, step - 1, slot) + [self.end], score)] * (score > -torch.inf)
-            for slot, score in enumerate(scores[question]):
-                own += [(path(question, length - 1, slot), score / max(1, length))] * (score > -torch.inf)
-            found.append(None if aside[question] else own[: self.beams])
+            if aside[question]:
+                found.append(None)
+                continue
+            whole = [(*divmod(place, self.beams), score) for score, place in zip(ended[question], origin[question])]
+            cut = [(length, slot, score / max(1, length)) for slot, score in enumerate(scores[question])]
+            own = [(path(question, step - 1, slot) + [self.end], mean) for step, slot, mean in whole if mean > -torch.inf]
+            own += [(path(question, step - 1, slot), mean) for step, slot, mean in cut if mean > -torch.inf]
+            found.append(own[: self.beams])
         return found
 
 
@@ -170,11 +182,12 @@ def does_not_fit(error: RuntimeError) -> bool:
 
 
 class CacheAtOnce(StaticCache):
-    """Keys and values of all layers, on one device, get their memory with the first: what does not fit fails at once."""
+    """Keys and values of all layers, on one device, get their memory with the first: where they do not fit, little is lost."""
 
     def update(self, key_states, value_states, layer_idx: int, *args, **kwargs):
-        for layer in self.layers if layer_idx == 0 and not self.layers[0].is_initialized else ():
-            layer.lazy_initialization(key_states, value_states)
+        if not self.layers[layer_idx].is_initialized:
+            for layer in self.layers:
+                layer.lazy_initialization(key_states, value_states)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
@@ -204,12 +217,16 @@ class Columns:
         return self.mask
 
     def make_room(self, search: Search) -> None:
-        """Before a step: where its tokens have no columns, use some again, and set aside what has most beyond its share."""
+        """Before a step: where its tokens have no columns, use some again.
+
+        Where even that leaves too few, questions are set aside, those first that have most beyond their share.
+        """
         if self.used + self.slots > self.size:
             self._follow(search.parent)
             search.parent.copy_(torch.arange(search.beams, device=search.parent.device).expand_as(search.parent))
             answers = self.by_beam[..., self.first :]
-            answers.masked_fill_(search.done.view(*answers.shape[:2], 1, 1), False)
+            gone = search.done[:, None] | (search.scores == -torch.inf)
+            answers.masked_fill_(gone.view(*answers.shape[:3], 1), False)
             counts = answers.any(2).sum(-1).tolist()
             aside = torch.tensor([self._aside(*each) for each in zip(counts, self.shares)], device=answers.device)
             answers.masked_fill_(aside[..., None, None], False)

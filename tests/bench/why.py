@@ -238,7 +238,7 @@ def collate(rows: list[dict], pad: int, faults: tuple[str, ...]) -> dict[str, to
     return batch | dict(position_ids=positions, segments=torch.zeros_like(positions))
 
 
-def right_padded(model, rows: list[dict], args: script.Args, tokenizer, grammars: None) -> list[Answers]:
+def right_padded(model, rows: list[dict], args: script.Args, tokenizer, grammars: None, enough: object) -> list[Answers]:
     """`llama_65b.write` with padding to the published width between the cue and the answer."""
     ids = [row["input_ids"] for row in rows]
     width, pad, end = max(WIDTH, *map(len, ids)), tokenizer.pad_token_id, tokenizer.eos_token_id
