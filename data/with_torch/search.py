@@ -100,7 +100,7 @@ class Search:
             if number + 1 == self.steps:
                 break
             parents, tokens = self.report.tolist() if self.held else (None, None)
-            # a question without grammar costs no wait for the GPU but now and then
+            # without a grammar nothing waits for the GPU, but every eighth step
             if self.held or number % 8 == 7:
                 left = sum(max(own) >= 0 for own in tokens) if self.held else int((~self.done).sum())
                 if enough(left):
