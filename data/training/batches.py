@@ -142,14 +142,12 @@ def shared_packs(rows: Sequence[dict], most: int = 0) -> tuple[dict[str, list[li
     answers. Segments tell what may attend to what: each schema's number is a multiple of SPAN, and its questions have the
     numbers after it. The second value holds, for each pack, (example, index of its last token).
     """
-    groups: dict[tuple, list[int]] = {}
-    for number, row in enumerate(rows):
-        # examples that share nothing stand by themselves: in a group they could not attend to each other, and enlarge the mask
-        groups.setdefault(tuple(row["input_ids"][: row["shared"]]) or (-1 - number,), []).append(number)
     most, parts = most or len(rows), []
-    runs = [(schema, own[start : start + most]) for schema, own in groups.items() for start in range(0, len(own), most)]
-    for schema, numbers in runs:
-        schema = schema if schema[0] >= 0 else ()
+    schemas = [(tuple(row["input_ids"][: row["shared"]]), row["shared"]) for row in rows]
+    lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
+    # examples that share nothing stand by themselves: in a group they could not attend to each other, and enlarge the mask
+    for numbers in runs(range(len(rows)), lengths, schemas, most, sum(lengths)):
+        schema, _ = schemas[numbers[0]]
         texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in numbers]
         spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
         parts.append((
@@ -158,10 +156,11 @@ def shared_packs(rows: Sequence[dict], most: int = 0) -> tuple[dict[str, list[li
             [*range(len(schema)), *(place for span in spans for place in span)],
             [0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
             [-1] * len(schema) + [i for number, span in zip(numbers, spans) for i in [-1] * (len(span) - 1) + [number]],
-            numbers,
+            len(numbers),
+            len(schema) + sum(lengths[i] - len(schema) + rows[i].get("columns", 0) for i in numbers),
         ))  # fmt: skip
-    lengths = [len(part[0]) + sum(rows[i].get("columns", 0) for i in part[5]) for part in parts]
-    packs = [[parts[i] for i in pack] for pack in packed(lengths, [len(part[5]) for part in parts], most)]
+    *_, counts, sizes = zip(*parts)
+    packs = [[parts[i] for i in pack] for pack in packed(sizes, counts, most)]
     *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
     segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
     ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
