@@ -507,3 +507,11 @@ def test_the_published_recipe_changes_defaults_and_says_which(script, monkeypatc
     assert again == said and own == "changed by the command line: values True, eval_batch_size 7"
     both, _ = parsed("--tiny", "--published")
     assert both == replace(usual, tiny=True, published=True, **(script.TINY | script.PUBLISHED))
+
+
+def test_what_they_are_compared_with_has_the_published_batches(script, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
+    table, stock = importlib.import_module("table"), importlib.import_module("stock")
+    args, run = stock.options_of(script, smoke=False), table.PUBLISHED[script.SCRIPT]
+    assert (args.batch_size, args.eval_batch_size, args.values) == (run.batch, run.eval_batch, False)

@@ -80,6 +80,12 @@ class StepSeconds(TrainerCallback):
         self.seconds.append(clock() - self.began)
 
 
+def options_of(script: ModuleType, smoke: bool):
+    """The published table's batches and LoRA, as the script's options; with `smoke` those of its tiny model."""
+    few = script.TINY | dict(tiny=True, batch_size=4, eval_batch_size=8)  # TINY's batches, padded to 512, take minutes
+    return replace(script.Args(), **(few if smoke else script.PUBLISHED | dict(random_weights=True)))
+
+
 def encoded(script: ModuleType, benchmark: Benchmark, examples: list, tokenizer) -> list[tuple[list[int], list[int]]]:
     """Examples -> prompt (with the cue, where the script has one) and answer (with its end), in the script's own tokens."""
     rows = {name: [getattr(example, name) for example in examples] for name in ("question", "db_id", "values", "sql")}
@@ -121,7 +127,7 @@ def build(script: ModuleType, args, config, device: torch.device, training: bool
 def train(script: ModuleType, args, config, benchmark: Benchmark, tokenizer, given: argparse.Namespace) -> dict:
     """Train for so many updates -> what they took."""
     gpu = torch.cuda.is_available()
-    size = args.batch_size or 1  # T5_3B.py's 0 stands for the table's 1
+    size = args.batch_size
     count = (given.updates + WARM_UP) * size
     chosen, joined = random.Random(args.seed).sample(benchmark.splits["train"], count), not config.is_encoder_decoder
     rows = [example(*pair, tokenizer.pad_token_id, joined) for pair in encoded(script, benchmark, chosen, tokenizer)]
@@ -222,8 +228,7 @@ def main() -> None:
     elif not torch.cuda.is_available():
         sys.exit("no GPU is visible: try it with --smoke")
     script = importlib.import_module(given.run)
-    few = script.TINY | dict(tiny=True, batch_size=4, eval_batch_size=8)  # TINY's batches, padded to 512, take minutes
-    args = replace(script.Args(), **(few if given.smoke else dict(random_weights=True)))
+    args = options_of(script, given.smoke)
     args.model = given.model or args.model
     kind = script.T5Config if hasattr(script, "T5Config") else script.Config
     config = kind(**(script.TINY_CONFIG if given.smoke else script.CONFIG))
