@@ -142,7 +142,7 @@ from data.with_torch.answering import Questions
 from data.with_torch.back_translation import back_translate
 from data.with_torch.memory import compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
-from data.with_torch.packs import packs_of, visible
+from data.with_torch.packs import mask_of, packs_of, visible
 from data.with_torch.processes import end, launch, peak_memory, process_group
 from data.with_torch.search import SLOTS, Answers, CacheAtOnce, Columns, Search, none_left
 
@@ -192,9 +192,9 @@ def encode(rows: dict, schemas: dict[str, Schema], tokenizer: Tokenizer, limit: 
                 labels=[ids[cue:] + [tokenizer.eos_token_id] for ids in answers], shortened=shortened)  # fmt: skip
 
 
-def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
+def collate(rows: list[dict], pad: int, one_row: bool = False) -> dict[str, torch.Tensor]:
     """Examples -> input_ids (prompt, cue, SQL, end), labels (`shared_packs`: -100 but on SQL and end), positions, segments."""
-    return packs_of(rows, pad)[0]
+    return packs_of(rows, pad, one_row=one_row)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -259,16 +259,18 @@ def add_lora(model: torch.nn.Module, args: Args, tokenizer: Tokenizer) -> PeftMo
 
 
 class AnswerLoss(torch.nn.Module):
-    """The cross-entropy of a batch's answer tokens, float32, summed or each; only their hidden states meet the output layer."""
+    """The cross-entropy of a batch's answer tokens, float32, summed or each; only their hidden states meet the output layer.
 
-    def __init__(self, model: PeftModel):
+    `blocks`: attention skips what it may not see (`mask_of`).
+    """
+
+    def __init__(self, model: PeftModel, blocks: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.blocks = model, blocks
 
     def forward(self, labels: torch.Tensor, segments: torch.Tensor, reduction: str = "sum", **inputs: torch.Tensor):
         causal = self.model.get_base_model()
-        # additive: each layer would convert a boolean mask anew, and keep the result
-        mask = torch.where(visible(segments), 0.0, -torch.inf).to(quantization().bnb_4bit_compute_dtype)
+        mask = mask_of(segments, quantization().bnb_4bit_compute_dtype, self.blocks)
         hidden = causal.base_model(**inputs, attention_mask=mask, use_cache=False).last_hidden_state
         following = labels[:, 1:].to(hidden.device)
         answer = following != -100
@@ -444,6 +446,8 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     """One run: training, its evaluations and its checkpoints."""
     gpu = torch.cuda.is_available()
     compiled = compiles(args.compile, gpu, args.max_updates, args.eval_only)
+    # on one GPU compiled attention skips what it may not see, and a forward pass is one row of any length
+    blocks = gpu and compiled and args.device_map == "replica" and not config.attention_dropout
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # autocast where layers are compiled: elsewhere its casts take longer than LoRA's float32 weights in TF32
     accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu and compiled else "no", **process_group(), **tracker)
@@ -453,7 +457,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
     with accelerator.local_main_process_first():  # hosts may have caches of their own
-        data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=False, share=base["share_schema"])
+        data = TrainingData(benchmark, asdict(args), encode, tokenizer, one_row=blocks, share=base["share_schema"])
     folder.health(0, *data.health(CUE.strip(), collate, bool(grammars), joined=True))
 
     set_seed(args.seed)  # the same adapter on every rank
@@ -465,7 +469,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     for layer in layers if compiled else ():
         layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    answer_loss, collator = AnswerLoss(model).train(), partial(collate, pad=tokenizer.pad_token_id)
+    answer_loss, collator = AnswerLoss(model, blocks).train(), partial(collate, pad=tokenizer.pad_token_id, one_row=blocks)
     # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in
     kept = (2 + 4 * (ranks > 1)) * counts["trainable_parameters"]
     max_tokens = forward_tokens(data, args.gradient_checkpointing, accelerator, layers, trainable, answer_loss, collator, kept)

@@ -171,9 +171,10 @@ def check_passes(passes: list[list[list[int]]], update: list[int], ranks: int) -
     assert sorted(i for each in passes for batch in each for i in batch) == sorted(update)
 
 
+@pytest.mark.parametrize("one_row", [False, True], ids=["rows", "one row"])
 @pytest.mark.parametrize("share", [False, True], ids=["alone", "shared"])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
-def test_packed_passes_keep_to_their_limits_and_leave_no_rank_without_examples(ranks, share):
+def test_packed_passes_keep_to_their_limits_and_leave_no_rank_without_examples(ranks, share, one_row):
     for seed in range(60):
         rng = random.Random(seed)
         prompts, answers, schemas = drawn(rng, 200, share)
@@ -181,11 +182,12 @@ def test_packed_passes_keep_to_their_limits_and_leave_no_rank_without_examples(r
         update = rng.sample(range(200), 24 * rng.randint(1, 5))
         # a multiple of all ranks: each can have as few in a pass as the limits ask for
         room, most = rng.choice((max(lengths), 2 * max(lengths), 5000, 16_384)), rng.choice((0, 1, 2, 5, 16))
-        passes = packed_passes(update, lengths, schemas, ranks, room, most)
+        passes = packed_passes(update, lengths, schemas, ranks, room, most, one_row)
         check_passes(passes, update, ranks)
         batches = [batch for each in passes for batch in each]
         tokens = [sum(shared_tokens(batch, lengths, schemas)) for batch in batches]
-        assert max(area(shared_tokens(batch, lengths, schemas)) for batch in batches) <= room
+        areas = [area(shared_tokens(batch, lengths, schemas), one_row) for batch in batches]
+        assert max(areas) <= room and (areas == tokens or not one_row)
         assert not most or max(map(len, batches)) <= most
         # and do not make many small passes of what fits in few
         if not most:

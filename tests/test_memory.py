@@ -19,7 +19,7 @@ class Data(TrainingData):
     def __init__(self, batch_tokens: int = 0, padded: bool = False):
         self.options = dict(batch_tokens=batch_tokens)
         self.questions = UPDATE * UPDATES
-        self.updates, self.per_update, self.padded = UPDATES, UPDATE, padded
+        self.updates, self.per_update, self.padded, self.one_row = UPDATES, UPDATE, padded, False
         self.prompts = [280 + 7 * (i % 13) + 40 * (UPDATE <= i < 2 * UPDATE) for i in range(self.questions)]
         self.prompts[-1] += 600  # the longest stands in the last update
         self.answers = [20] * self.questions

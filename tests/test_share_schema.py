@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from torch.nn.attention.flex_attention import create_mask
 
 import gpt_neox_20b
 import llama_65b
@@ -113,6 +114,26 @@ def test_the_loss_and_its_gradient_are_those_of_each_question_alone(script, mode
     packs = script.collate(rows, 0)["input_ids"]
     assert 1 < len(packs) < len({tuple(row["input_ids"][: row["shared"]]) for row in rows}) < len(rows)
     check_same(learned(script, model, [rows]), alone)
+
+
+@torch.compiler.set_stance("force_eager")
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_loss_is_the_same_where_attention_skips_what_it_may_not_see(script, model, rows, alone):
+    loss, batch = script.AnswerLoss(model, blocks=True), script.collate(rows, 0, one_row=True)
+    assert len(batch["input_ids"]) == 1 and loss.blocks
+    with torch.no_grad():  # without a GPU it has no gradient
+        assert loss(**batch).item() == pytest.approx(alone[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("one_row", [False, True], ids=["rows", "one row"])
+def test_blocks_hold_all_that_is_visible_and_few_others(script, rows, one_row):
+    segments = script.collate(rows, 0, one_row)["segments"]
+    packs, width = segments.shape
+    blocks, seen = script.mask_of(segments, torch.float32, blocks=True), script.visible(segments)
+    assert torch.equal(create_mask(blocks.mask_mod, packs, 1, width, width, "cpu"), seen)
+    count = -(-width // 128)
+    padded = torch.nn.functional.pad(seen, (0, 128 * count - width) * 2)
+    assert torch.equal(blocks.to_dense().bool(), padded.view(packs, 1, count, 128, count, 128).any(5).any(3))
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "not shared"])
@@ -306,6 +327,7 @@ def test_rows_hold_everything_and_neither_pad_much_nor_attend_far(monkeypatch):
         assert len(rows) * widest <= 1.2 * whole and (len(rows) == 1 or widest < 4096)
     assert packed([6000, 5, 5]) == [[0, 1, 2]]  # short ones are not padded to a long one
     assert packed([2000] * 4) == [[0], [1], [2], [3]]
+    assert packed([2000] * 4, one_row=True) == [[0, 1, 2, 3]]
 
 
 def test_updates_and_their_batches_take_about_as_much_memory():

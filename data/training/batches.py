@@ -108,19 +108,22 @@ def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
     return filled
 
 
-def packed(lengths: Sequence[int], examples: Sequence[int] = (), most: int = 0) -> list[list[int]]:
-    """Indices of `lengths` in rows of about the same sum; their number minimises the cost of attention and padding.
+def packed(lengths: Sequence[int], examples: Sequence[int] = (), most: int = 0, one_row: bool = False) -> list[list[int]]:
+    """Indices of `lengths` in rows of about the same sum; their number minimises the cost of dense attention and padding.
 
-    Where `examples` says how many an index stands for, a row has up to `most` of them.
+    Where `examples` says how many an index stands for, a row has up to `most` of them. `one_row`: all in one, whose attention
+    skips what it may not see.
     """
+    if one_row:
+        return [list(range(len(lengths)))]
     choices = (balanced(lengths, count) for count in range(1, len(lengths) + 1))
     allowed = [rows for rows in choices if not examples or max(sum(examples[i] for i in row) for row in rows) <= most]
     return min(allowed, key=lambda rows: _cost(*_shape(rows, lengths)))
 
 
-def area(lengths: Sequence[int]) -> int:
+def area(lengths: Sequence[int], one_row: bool = False) -> int:
     """The tokens of what `packed` makes of `lengths`, padding included."""
-    return math.prod(_shape(packed(lengths), lengths))
+    return math.prod(_shape(packed(lengths, one_row=one_row), lengths))
 
 
 def _shape(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[int, int]:
@@ -133,14 +136,16 @@ def _cost(count: int, longest: int) -> float:
     return count * longest * (1 + longest / ATTENTION)
 
 
-def shared_packs(rows: Sequence[dict], most: int = 0) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
+def shared_packs(
+    rows: Sequence[dict], most: int = 0, one_row: bool = False
+) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
     """Tokenised examples -> lists by pack of input_ids, labels, position_ids and segments; and where examples end.
 
     An example has `labels` and `input_ids`, of which the first `shared` are its schema, and may have `columns`, which it takes
-    beside them. A pack is a row of `packed`, of up to `most` examples: a schema, the questions that share it, each followed by
-    its answer, the next schema and so on. The positions of each question follow those of its schema; labels are -100 except for
-    answers. Segments tell what may attend to what: each schema's number is a multiple of SPAN, and its questions have the
-    numbers after it. The second value holds, for each pack, (example, index of its last token).
+    beside them. A pack is a row of `packed`, which `most` and `one_row` go to: a schema, the questions that share it, each
+    followed by its answer, the next schema and so on. The positions of each question follow those of its schema; labels are
+    -100 except for answers. Segments tell what may attend to what: each schema's number is a multiple of SPAN, and its
+    questions have the numbers after it. The second value holds, for each pack, (example, index of its last token).
     """
     most, parts = most or len(rows), []
     schemas = [(tuple(row["input_ids"][: row["shared"]]), row["shared"]) for row in rows]
@@ -160,7 +165,7 @@ def shared_packs(rows: Sequence[dict], most: int = 0) -> tuple[dict[str, list[li
             len(schema) + sum(lengths[i] - len(schema) + rows[i].get("columns", 0) for i in numbers),
         ))  # fmt: skip
     *_, counts, sizes = zip(*parts)
-    packs = [[parts[i] for i in pack] for pack in packed(sizes, counts, most)]
+    packs = [[parts[i] for i in pack] for pack in packed(sizes, counts, most, one_row)]
     *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
     segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
     ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
@@ -183,22 +188,24 @@ def packed_passes(
     ranks: int,
     max_tokens: int,
     most: int = 0,
+    one_row: bool = False,
 ) -> list[list[list[int]]]:
     """An update as forward passes, each a list of examples per rank, with about the same number of tokens, longest first.
 
     A rank's pass has at most `max_tokens`, padding included, or a single example; widths are then rounded up. `most`:
-    examples per pass and rank; 0: as many as fit.
+    examples per pass and rank; 0: as many as fit. `one_row`: a pass is not padded (`packed`).
     """
 
     def tokens(groups: list[list[int]]) -> list[int]:
         return [sum(shared_tokens(group, lengths, schemas)) for group in groups]
 
     def cost(groups: list[list[int]]) -> float:
-        return _cost(*_shape(packed(sizes := tokens(groups)), sizes))
+        sizes = tokens(groups)
+        return sum(sizes) if one_row else _cost(*_shape(packed(sizes), sizes))
 
     def fits(groups: list[list[int]]) -> bool:
         few = not most or sum(map(len, groups)) <= most
-        return few and (len(groups) == 1 or area(tokens(groups)) <= max_tokens)
+        return few and (len(groups) == 1 or area(tokens(groups), one_row) <= max_tokens)
 
     together = min(GROUP_SIZE, most or GROUP_SIZE)
     groups = runs(update, lengths, schemas, together, min(LONGEST, max_tokens))

@@ -43,16 +43,17 @@ class TrainingData:
         options: Mapping,
         encode: Callable,
         tokenizer,
-        padded: bool,
+        padded: bool = False,
+        one_row: bool = False,
         **how: object,
     ):
         """Encode the examples, or read them from the cache.
 
         `options` are a script's, by name; `encode`, `tokenizer` and `how` go to `encoded`; `share` in `how` says that examples
-        share schemas. `padded`: prompts and answers are padded separately, not packed.
+        share schemas. `padded`: prompts and answers are padded separately, not packed. `one_row`: packed passes are one row.
         Raises UserError where all questions are too long.
         """
-        self.options, self.tokenizer, self.padded = options, tokenizer, padded
+        self.options, self.tokenizer, self.padded, self.one_row = options, tokenizer, padded, one_row
         evaluated, learned = benchmark.evaluated, "train" if "train" in benchmark.splits else benchmark.evaluated
         self.learned, self.described, self.outside = benchmark.splits[learned], benchmark.schemas, 0
 
@@ -136,14 +137,14 @@ class TrainingData:
             if self.padded:
                 found.append(padded_passes(chosen, self.prompts, self.answers, ranks, max_tokens, most))
             else:
-                found.append(packed_passes(chosen, self.lengths, self.schemas, ranks, max_tokens, most))
+                found.append(packed_passes(chosen, self.lengths, self.schemas, ranks, max_tokens, most, self.one_row))
         return found
 
     def area(self, examples: Sequence[int]) -> int:
         """The tokens of a forward pass of these examples, padding included; packed ones are then rounded up."""
         if self.padded:
             return len(examples) * (max(self.prompts[i] for i in examples) + max(self.answers[i] for i in examples))
-        return area(shared_tokens(examples, self.lengths, self.schemas))
+        return area(shared_tokens(examples, self.lengths, self.schemas), self.one_row)
 
     def tokens(self, passes: Sequence[Sequence[Sequence[int]]]) -> tuple[int, int]:
         """(tokens of prompts, tokens of answers) of an update's passes; a shared schema counts once per rank's pass."""

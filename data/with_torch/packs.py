@@ -1,13 +1,19 @@
 """Questions that share a schema as tensors: side by side in packs, none of which sees another's."""
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from data.training.batches import SPAN, shared_packs
 
 
-def packs_of(rows: list[dict], pad: int, most: int = 0) -> tuple[dict[str, torch.Tensor], list[list[tuple[int, int]]]]:
+def packs_of(
+    rows: list[dict], pad: int, most: int = 0, one_row: bool = False
+) -> tuple[dict[str, torch.Tensor], list[list[tuple[int, int]]]]:
     """Examples -> input_ids, labels, position_ids and segments, all (packs, width), and where each ends: `shared_packs`."""
-    columns, ends = shared_packs(rows, most)
+    columns, ends = shared_packs(rows, most, one_row)
     width = -(-max(map(len, columns["segments"])) // 16) * 16  # CUDA wants masks aligned
     width += 16 * (width % 128 == 64)  # whose gradients can be no numbers: https://github.com/pytorch/pytorch/issues/196678
     fillers = dict(input_ids=pad, labels=-100, position_ids=0, segments=-1)
@@ -22,3 +28,32 @@ def visible(segments: torch.Tensor) -> torch.Tensor:
     query, key = segments[:, :, None], segments[:, None, :]
     schema = (query // SPAN == key // SPAN) & (key % SPAN == 0)
     return (schema | (query == key)).tril()[:, None]
+
+
+def mask_of(segments: torch.Tensor, dtype: torch.dtype, blocks: bool = False) -> torch.Tensor | BlockMask:
+    """What is `visible`, for the layers of a model of transformers: added to scores of `dtype`, or in `blocks`.
+
+    Compiled, attention skips the blocks of 128 x 128 positions that hold nothing visible. Layers that are not compiled would
+    compute all scores in float32.
+    """
+    if not blocks:
+        # additive: each layer would convert a boolean mask anew, and keep the result
+        return torch.where(visible(segments), 0.0, -torch.inf).to(dtype)
+    segments = segments.int()
+    schema = segments - segments % SPAN
+
+    def sees(pack, head, query, key):
+        own = (segments[pack, key] == segments[pack, query]) | (segments[pack, key] == schema[pack, query])
+        return own & (key <= query)
+
+    packs, width = segments.shape
+    return create_block_mask(sees, packs, None, width, width, segments.device)
+
+
+def attention(module: torch.nn.Module, query, key, value, mask: torch.Tensor | BlockMask | None, **how: object) -> tuple:
+    """Attention as transformers' layers call it, with a mask of either kind."""
+    forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
+    return forward(module, query, key, value, mask, **how)
+
+
+AttentionInterface.register("sdpa", attention)
