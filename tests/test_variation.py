@@ -127,7 +127,7 @@ def test_shared_schemas_keep_what_the_answers_and_values_of_all_their_questions_
 @pytest.mark.parametrize("script", [flan_t5_base, llama_65b], ids=["flan_t5_base", "llama_65b"])
 def test_a_run_asks_anew_each_epoch(run, script, monkeypatch):
     seen, real = [], script.collate
-    monkeypatch.setattr(script, "collate", lambda rows, pad: seen.append(rows) or real(rows, pad))
+    monkeypatch.setattr(script, "collate", lambda rows, *pad, **how: seen.append(rows) or real(rows, *pad, **how))
     options = ["--overfit", "8", "--epochs", "2", "--max_updates", "3", "--update_examples", "8", "--max_output_tokens", "4"]
     done = run(script, *options, "--vary_schema", "0.8")
     trained = [rows for rows in seen if len(rows) == 8][:3]
