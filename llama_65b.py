@@ -140,7 +140,7 @@ from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch import quantised
 from data.with_torch.answering import Questions
 from data.with_torch.back_translation import back_translate
-from data.with_torch.memory import compiles, forward_tokens
+from data.with_torch.memory import compiles, forward_tokens, in_blocks
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import mask_of, packs_of, visible
 from data.with_torch.processes import end, launch, peak_memory, process_group
@@ -262,7 +262,7 @@ def add_lora(model: torch.nn.Module, args: Args, tokenizer: Tokenizer) -> PeftMo
 class AnswerLoss(torch.nn.Module):
     """The cross-entropy of a batch's answer tokens, float32, summed or each; only their hidden states meet the output layer.
 
-    `blocks`: attention skips what it may not see (`mask_of`).
+    `blocks`: attention leaves out what it may not see (`mask_of`).
     """
 
     def __init__(self, model: PeftModel, blocks: bool = False):
@@ -447,13 +447,12 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     """One run: training, its evaluations and its checkpoints."""
     gpu = torch.cuda.is_available()
     compiled = compiles(args.compile, gpu, args.max_updates, args.eval_only)
-    # on one GPU compiled attention skips what it may not see, and a forward pass is one row of any length
-    blocks = gpu and compiled and args.device_map == "replica" and not config.attention_dropout
     tracker = {} if args.report_to == "none" else dict(log_with=args.report_to, project_dir=args.out)
     # autocast where layers are compiled: elsewhere its casts take longer than LoRA's float32 weights in TF32
     accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu and compiled else "no", **process_group(), **tracker)
     torch.set_float32_matmul_precision("high")
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    blocks = in_blocks(compiled, args.device_map, config, accelerator)  # then a forward pass is one row
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
     gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)

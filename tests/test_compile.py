@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import flex_attention
 from transformers import AutoModelForCausalLM
 
 import flan_t5_base
@@ -116,9 +117,11 @@ def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, r
         assert layers["graphs"] <= 4 and not any(call["graphs"] for call in training[2 * often * count :])
 
 
+@pytest.mark.parametrize("blocks", [False, True], ids=["dense mask", "in blocks"])
 @pytest.mark.parametrize("script", [gpt_neox_20b, llama_65b], ids=["gpt_neox_20b", "llama_65b"])
-def test_the_first_layer_is_compiled_as_the_others(script, tmp_path):
+def test_the_first_layer_is_compiled_as_the_others_and_once_for_all_widths(script, blocks, tmp_path, monkeypatch):
     """Of a frozen model it alone would have an input without a gradient, and take a compilation of its own."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *given: None)  # it refuses gradients on a CPU
     config = script.Config(**script.TINY_CONFIG)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
     args, graphs = replace(script.Args(), model=str(tmp_path)), []
@@ -133,10 +136,10 @@ def test_the_first_layer_is_compiled_as_the_others(script, tmp_path):
 
     for layer in quantised.layers_of(model):
         layer.compile(dynamic=True, backend=backend)
-    loss = script.AnswerLoss(model).train()
-    for count, length in ((1, 40), (3, 50), (2, 90), (1, 60)):
+    loss = script.AnswerLoss(model, blocks).train()
+    for count, length in ((1, 40), (3, 50), (2, 90), (1, 160), (4, 70)):
         rows = [dict(input_ids=[5 + number] * length, labels=[7] * 9, shared=length - 4) for number in range(count)]
-        batch = script.collate(rows, tokenizer.eos_token_id)
+        batch = script.collate(rows, tokenizer.eos_token_id, one_row=blocks)
         loss(**batch).backward()
     torch._dynamo.reset()
     assert len(graphs) <= 2  # of a single row, and of several

@@ -103,3 +103,24 @@ def test_a_number_that_is_given_is_kept_and_tried(room):
 def test_a_cpu_is_not_measured():
     accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
     assert memory.forward_tokens(Data(), "auto", accelerator, [], [], None, None, 0) == memory.CPU_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("how", "able"),
+    [
+        ({}, True),
+        (dict(compiled=False), False),
+        (dict(device="cpu"), False),
+        (dict(device_map="auto"), False),
+        (dict(dropout=0.1), False),
+        (dict(kibibytes=99), False),  # an A6000
+        (dict(others=[True, False]), False),
+    ],
+)
+def test_attention_is_in_blocks_where_all_processes_can(monkeypatch, how, able):
+    how = dict(compiled=True, device="cuda", device_map="replica", dropout=0.0, kibibytes=163, others=[]) | how
+    gpu = SimpleNamespace(shared_memory_per_block_optin=how["kibibytes"] * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(memory, "gather_object", lambda own: own + how["others"])
+    accelerator, config = SimpleNamespace(device=torch.device(how["device"])), SimpleNamespace(attention_dropout=how["dropout"])
+    assert memory.in_blocks(how["compiled"], how["device_map"], config, accelerator) is able

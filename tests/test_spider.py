@@ -630,20 +630,6 @@ def test_a_full_gpu_is_one_line(capsys):
     assert said.endswith("(CUDA out of memory. Tried to allocate 344.00 MiB)\n") and said.count("\n") == 1
 
 
-def test_a_kernel_that_is_too_large_for_the_gpu_is_one_line(capsys):
-    def fail() -> None:
-        raise RuntimeError(
-            "No valid triton configs. OutOfResources: out of resource: triton_tem_fused_0, Required: 114688, "
-            "Hardware limit: 101376. Reducing block sizes or `num_stages` may help.\n\nSet TORCHDYNAMO_VERBOSE=1"
-        )
-
-    with pytest.raises(SystemExit) as caught:
-        exit_on_user_error(fail)
-    said = capsys.readouterr().err
-    assert caught.value.code == 2 and said.count("\n") == 1
-    assert said.startswith("error: this GPU cannot run a kernel that was compiled for it: use --compile off (No valid triton")
-
-
 ALLOW = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it, or name another place")
 MOVE = dict.fromkeys((errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EIO), "name another place")
 

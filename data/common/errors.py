@@ -62,17 +62,13 @@ def exit_on_user_error(main: Callable[[], T]) -> T:
         else:
             raise
     except RuntimeError as error:
-        reason = ". ".join(" ".join(str(error).split()).split(". ")[:2])
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, known by its name as this module must not import torch
-            message = (
-                "the GPU's memory is full: for training lower --batch_tokens, or use --gradient_checkpointing on, and go on "
-                "with --resume; for answers lower --num_beams or --max_output_tokens; shorter prompts (--max_input_tokens) "
-                f"help both, in a new run ({reason})"
-            )
-        elif "out of resource" in str(error):  # Triton's, of a kernel that was compiled for larger GPUs
-            message = f"this GPU cannot run a kernel that was compiled for it: use --compile off ({reason})"
-        else:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, known by its name as this module must not import torch
             raise
+        message = (
+            "the GPU's memory is full: for training lower --batch_tokens, or use --gradient_checkpointing on, and go on with "
+            "--resume; for answers lower --num_beams or --max_output_tokens; shorter "
+            f"prompts (--max_input_tokens) help both, in a new run ({'. '.join(' '.join(str(error).split()).split('. ')[:2])})"
+        )
     if os.environ.get("LOCAL_RANK", "0") != "0":  # the first most likely says the same, and its end ends this one
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(REST)

@@ -108,22 +108,19 @@ def balanced(lengths: Sequence[int], bins: int) -> list[list[int]]:
     return filled
 
 
-def packed(lengths: Sequence[int], examples: Sequence[int] = (), most: int = 0, one_row: bool = False) -> list[list[int]]:
+def packed(lengths: Sequence[int], examples: Sequence[int] = (), most: int = 0) -> list[list[int]]:
     """Indices of `lengths` in rows of about the same sum; their number minimises the cost of dense attention and padding.
 
-    Where `examples` says how many an index stands for, a row has up to `most` of them. `one_row`: all in one, whose attention
-    skips what it may not see.
+    Where `examples` says how many an index stands for, a row has up to `most` of them.
     """
-    if one_row:
-        return [list(range(len(lengths)))]
     choices = (balanced(lengths, count) for count in range(1, len(lengths) + 1))
     allowed = [rows for rows in choices if not examples or max(sum(examples[i] for i in row) for row in rows) <= most]
     return min(allowed, key=lambda rows: _cost(*_shape(rows, lengths)))
 
 
 def area(lengths: Sequence[int], one_row: bool = False) -> int:
-    """The tokens of what `packed` makes of `lengths`, padding included."""
-    return math.prod(_shape(packed(lengths, one_row=one_row), lengths))
+    """The tokens of what `packed` makes of `lengths`, padding included, or of one row of all."""
+    return sum(lengths) if one_row else math.prod(_shape(packed(lengths), lengths))
 
 
 def _shape(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[int, int]:
@@ -142,10 +139,10 @@ def shared_packs(
     """Tokenised examples -> lists by pack of input_ids, labels, position_ids and segments; and where examples end.
 
     An example has `labels` and `input_ids`, of which the first `shared` are its schema, and may have `columns`, which it takes
-    beside them. A pack is a row of `packed`, which `most` and `one_row` go to: a schema, the questions that share it, each
-    followed by its answer, the next schema and so on. The positions of each question follow those of its schema; labels are
-    -100 except for answers. Segments tell what may attend to what: each schema's number is a multiple of SPAN, and its
-    questions have the numbers after it. The second value holds, for each pack, (example, index of its last token).
+    beside them. A pack is a row of `packed`, of up to `most` examples, or holds all in `one_row`: a schema, the questions that
+    share it, each followed by its answer, the next schema and so on. The positions of each question follow those of its schema;
+    labels are -100 except for answers. Segments tell what may attend to what: each schema's number is a multiple of SPAN, and
+    its questions have the numbers after it. The second value holds, for each pack, (example, index of its last token).
     """
     most, parts = most or len(rows), []
     schemas = [(tuple(row["input_ids"][: row["shared"]]), row["shared"]) for row in rows]
@@ -165,7 +162,7 @@ def shared_packs(
             len(schema) + sum(lengths[i] - len(schema) + rows[i].get("columns", 0) for i in numbers),
         ))  # fmt: skip
     *_, counts, sizes = zip(*parts)
-    packs = [[parts[i] for i in pack] for pack in packed(sizes, counts, most, one_row)]
+    packs = [parts] if one_row else [[parts[i] for i in pack] for pack in packed(sizes, counts, most)]
     *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
     segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
     ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
@@ -193,7 +190,7 @@ def packed_passes(
     """An update as forward passes, each a list of examples per rank, with about the same number of tokens, longest first.
 
     A rank's pass has at most `max_tokens`, padding included, or a single example; widths are then rounded up. `most`:
-    examples per pass and rank; 0: as many as fit. `one_row`: a pass is not padded (`packed`).
+    examples per pass and rank; 0: as many as fit. `one_row`: each pass is a row, without padding.
     """
 
     def tokens(groups: list[list[int]]) -> list[int]:

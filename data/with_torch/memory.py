@@ -9,6 +9,7 @@ import torch
 import torch.utils.checkpoint
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from transformers import PretrainedConfig
 
 from data.common.errors import UserError
 from data.training.training_data import TrainingData
@@ -19,6 +20,7 @@ MOST = 32_768  # and where memory sets no limit: larger ones are no faster
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the layers, whose activations are recomputed
 SPARE = 0.03  # of a GPU's memory, for what lies between tensors
 SAFE = 0.92  # of the tokens that fit: passes of as many differ in padding
+SHARED_MEMORY = 160 * 1024  # bytes of a block of threads, for kernels of attention
 WORTH = 100  # updates, in which compiling, a minute or two, pays for itself
 
 
@@ -26,6 +28,19 @@ def compiles(choice: str, gpu: bool, max_updates: int, eval_only: bool) -> bool:
     """Whether layers are compiled: as `choice` (auto, on or off) says; auto: on a GPU, in runs of some length."""
     found = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
     return choice == "on" or choice == "auto" and gpu and found and not eval_only and not 0 < max_updates < WORTH
+
+
+def in_blocks(compiled: bool, device_map: str, config: PretrainedConfig, accelerator: Accelerator) -> bool:
+    """Whether all processes train with attention that leaves out blocks of what a token may not see (`packs.mask_of`).
+
+    It is compiled, for layers on one device, knows no dropout, and has been tried with the shared memory of an H100. An A100
+    has about as much, an A6000 too little for some of its kernels.
+    """
+    device = accelerator.device
+    able = compiled and device.type == "cuda" and device_map == "replica" and not config.attention_dropout
+    if able:
+        able = torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= SHARED_MEMORY
+    return all(gather_object([able]))  # they would cut updates into passes of their own
 
 
 def fits(learn: Callable[[], None], kept: int, device: torch.device) -> bool:

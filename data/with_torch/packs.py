@@ -15,6 +15,7 @@ def packs_of(
     """Examples -> input_ids, labels, position_ids and segments, all (packs, width), and where each ends: `shared_packs`."""
     columns, ends = shared_packs(rows, most, one_row)
     width = -(-max(map(len, columns["segments"])) // 16) * 16  # CUDA wants masks aligned
+    width = max(width, 128 * one_row)  # shorter ones get a kernel for decoding, which lacks sizes for grouped heads
     width += 16 * (width % 128 == 64)  # whose gradients can be no numbers: https://github.com/pytorch/pytorch/issues/196678
     fillers = dict(input_ids=pad, labels=-100, position_ids=0, segments=-1)
     return {
@@ -33,8 +34,8 @@ def visible(segments: torch.Tensor) -> torch.Tensor:
 def mask_of(segments: torch.Tensor, dtype: torch.dtype, blocks: bool = False) -> torch.Tensor | BlockMask:
     """What is `visible`, for the layers of a model of transformers: added to scores of `dtype`, or in `blocks`.
 
-    Compiled, attention skips the blocks of 128 x 128 positions that hold nothing visible. Layers that are not compiled would
-    compute all scores in float32.
+    Compiled, attention leaves out the blocks of 128 x 128 positions that hold nothing visible; to find them takes 10 bytes for
+    each pair of positions, for a moment. Layers that are not compiled would compute all scores.
     """
     if not blocks:
         # additive: each layer would convert a boolean mask anew, and keep the result
@@ -50,10 +51,11 @@ def mask_of(segments: torch.Tensor, dtype: torch.dtype, blocks: bool = False) ->
     return create_block_mask(sees, packs, None, width, width, segments.device)
 
 
-def attention(module: torch.nn.Module, query, key, value, mask: torch.Tensor | BlockMask | None, **how: object) -> tuple:
+def attention(module: torch.nn.Module, query, key, value, attention_mask: torch.Tensor | BlockMask | None, **how: object):
     """Attention as transformers' layers call it, with a mask of either kind."""
-    forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
-    return forward(module, query, key, value, mask, **how)
+    forward = flex_attention_forward if isinstance(attention_mask, BlockMask) else sdpa_attention_forward
+    return forward(module, query, key, value, attention_mask, **how)
 
 
+# under this name no model needs another configuration, and other masks go where they went
 AttentionInterface.register("sdpa", attention)
