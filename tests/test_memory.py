@@ -114,13 +114,15 @@ def test_a_cpu_is_not_measured():
         (dict(device_map="auto"), False),
         (dict(dropout=0.1), False),
         (dict(kibibytes=99), False),  # an A6000
+        (dict(width=8192), False),  # LLaMA-65B
         (dict(others=[True, False]), False),
     ],
 )
 def test_attention_is_in_blocks_where_all_processes_can(monkeypatch, how, able):
-    how = dict(compiled=True, device="cuda", device_map="replica", dropout=0.0, kibibytes=163, others=[]) | how
+    how = dict(compiled=True, device="cuda", device_map="replica", dropout=0.0, kibibytes=163, width=6144, others=[]) | how
     gpu = SimpleNamespace(shared_memory_per_block_optin=how["kibibytes"] * 1024)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(memory, "gather_object", lambda own: own + how["others"])
-    accelerator, config = SimpleNamespace(device=torch.device(how["device"])), SimpleNamespace(attention_dropout=how["dropout"])
-    assert memory.in_blocks(how["compiled"], how["device_map"], config, accelerator) is able
+    accelerator = SimpleNamespace(device=torch.device(how["device"]))
+    config = SimpleNamespace(attention_dropout=how["dropout"], hidden_size=how["width"])
+    assert memory.in_blocks(how["compiled"], how["device_map"], config, accelerator) == able

@@ -21,6 +21,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the layers, whose activations are rec
 SPARE = 0.03  # of a GPU's memory, for what lies between tensors
 SAFE = 0.92  # of the tokens that fit: passes of as many differ in padding
 SHARED_MEMORY = 160 * 1024  # bytes of a block of threads, for kernels of attention
+WIDE = 8192  # hidden size from which attention takes too small a share of the time for blocks to pay: LLaMA-65B's
 WORTH = 100  # updates, in which compiling, a minute or two, pays for itself
 
 
@@ -37,9 +38,9 @@ def in_blocks(compiled: bool, device_map: str, config: PretrainedConfig, acceler
     has about as much, an A6000 too little for some of its kernels.
     """
     device = accelerator.device
-    able = compiled and device.type == "cuda" and device_map == "replica" and not config.attention_dropout
-    if able:
-        able = torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= SHARED_MEMORY
+    able = compiled and device.type == "cuda" and device_map == "replica"
+    able = able and not config.attention_dropout and config.hidden_size < WIDE
+    able = able and torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= SHARED_MEMORY
     return all(gather_object([able]))  # they would cut updates into passes of their own
 
 
