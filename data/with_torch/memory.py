@@ -34,8 +34,8 @@ def compiles(choice: str, gpu: bool, max_updates: int, eval_only: bool) -> bool:
 def in_blocks(compiled: bool, device_map: str, config: PretrainedConfig, accelerator: Accelerator) -> bool:
     """Whether all processes train with attention that leaves out blocks of what a token may not see (`packs.mask_of`).
 
-    It is compiled, for layers on one device, knows no dropout, and has been tried with the shared memory of an H100. An A100
-    has about as much, an A6000 too little for some of its kernels.
+    It is compiled, for layers on one device, knows no dropout, and takes shared memory: an H100's has been tried, an A100's is
+    what torch sizes its kernels for, an A6000's may be too little.
     """
     device = accelerator.device
     able = compiled and device.type == "cuda" and device_map == "replica"
