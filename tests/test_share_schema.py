@@ -35,6 +35,7 @@ from data.training.batches import (
 )
 from data.training.training_data import TrainingData
 from data.with_torch import answering
+from data.with_torch.memory import recompute
 
 FEW = ["--share_schema", "--eval_examples", "4", "--eval_every", "0", "--max_output_tokens", "8", "--max_updates", "3"]
 
@@ -123,6 +124,14 @@ def test_the_loss_and_its_gradient_are_the_same_where_attention_leaves_out_block
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *given: None)  # it refuses gradients on a CPU
     check_same(learned(script, model, [rows], True), alone)
     check_same(learned(script, model, [rows[:9], rows[9:]], True), alone)
+    layers, passed = model.get_base_model().base_model.layers, []
+    hooks = [layer.register_forward_pre_hook(lambda *given: passed.append(given)) for layer in layers]
+    recompute(layers, 0.5)
+    check_same(learned(script, model, [rows], True), alone)
+    recompute(layers, 0.0)
+    assert len(passed) == 1.5 * len(layers)
+    for hook in hooks:
+        hook.remove()
 
 
 @pytest.mark.parametrize("one_row", [False, True], ids=["rows", "one row"])
