@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from torch.nn.attention import flex_attention
-from torch.nn.attention.flex_attention import create_mask
 
 import gpt_neox_20b
 import llama_65b
@@ -134,12 +133,26 @@ def test_the_loss_and_its_gradient_are_the_same_where_attention_leaves_out_block
         hook.remove()
 
 
+@torch.compiler.set_stance("force_eager")
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_run_in_blocks_has_passes_of_one_row_and_learns_as_one_without(script, run, monkeypatch):
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *given: None)
+    usual, passes, real = run(script, *FEW, out="usual"), [], script.AnswerLoss.forward
+    monkeypatch.setattr(script, "in_blocks", lambda *given: True)
+    made: list[bool] = []
+    monkeypatch.setattr(script, "TrainingData", lambda *a, **how: made.append(how["one_row"]) or TrainingData(*a, **how))
+    monkeypatch.setattr(script.AnswerLoss, "forward", lambda self, **batch: passes.append((self, batch)) or real(self, **batch))
+    done = run(script, *FEW, out="blocks")
+    assert done["losses"] == pytest.approx(usual["losses"], rel=1e-4)
+    assert made == [True]
+    assert len(passes) == 3 and all(loss.blocks and len(batch["segments"]) == 1 for loss, batch in passes)
+
+
 @pytest.mark.parametrize("one_row", [False, True], ids=["rows", "one row"])
 def test_blocks_hold_all_that_is_visible_and_few_others(script, rows, one_row):
     segments = script.collate(rows, 0, one_row)["segments"]
     packs, width = segments.shape
     blocks, seen = script.mask_of(segments, torch.float32, blocks=True), script.visible(segments)
-    assert torch.equal(create_mask(blocks.mask_mod, packs, 1, width, width, "cpu"), seen)
     count = -(-width // 128)
     padded = torch.nn.functional.pad(seen, (0, 128 * count - width) * 2)
     assert torch.equal(blocks.to_dense().bool(), padded.view(packs, 1, count, 128, count, 128).any(5).any(3))

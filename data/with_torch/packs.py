@@ -1,7 +1,9 @@
 """Questions that share a schema as tensors: side by side in packs, none of which sees another's."""
 
+from collections.abc import Callable
+
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask
 from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -24,11 +26,22 @@ def packs_of(
     }, ends
 
 
+def _sees(segments: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Segments (packs, longest) -> whether a position attends to another, as torch's masks ask: its schema and itself."""
+    segments = segments.int()
+    schema = segments - segments % SPAN
+
+    def sees(pack, head, query, key):
+        own = (segments[pack, key] == segments[pack, query]) | (segments[pack, key] == schema[pack, query])
+        return own & (key <= query)
+
+    return sees
+
+
 def visible(segments: torch.Tensor) -> torch.Tensor:
-    """Segments (packs, longest) -> which position attends to which, (packs, 1, longest, longest): its schema and itself."""
-    query, key = segments[:, :, None], segments[:, None, :]
-    schema = (query // SPAN == key // SPAN) & (key % SPAN == 0)
-    return (schema | (query == key)).tril()[:, None]
+    """Segments (packs, longest) -> which position attends to which, (packs, 1, longest, longest)."""
+    packs, longest = segments.shape
+    return create_mask(_sees(segments), packs, 1, longest, longest, segments.device)
 
 
 def mask_of(segments: torch.Tensor, dtype: torch.dtype, blocks: bool = False) -> torch.Tensor | BlockMask:
@@ -37,18 +50,11 @@ def mask_of(segments: torch.Tensor, dtype: torch.dtype, blocks: bool = False) ->
     Compiled, attention leaves out the blocks of 128 x 128 positions that hold nothing visible; to find them takes 10 bytes for
     each pair of positions, for a moment. Layers that are not compiled would compute all scores.
     """
-    if not blocks:
-        # additive: each layer would convert a boolean mask anew, and keep the result
-        return torch.where(visible(segments), 0.0, -torch.inf).to(dtype)
-    segments = segments.int()
-    schema = segments - segments % SPAN
-
-    def sees(pack, head, query, key):
-        own = (segments[pack, key] == segments[pack, query]) | (segments[pack, key] == schema[pack, query])
-        return own & (key <= query)
-
-    packs, width = segments.shape
-    return create_block_mask(sees, packs, None, width, width, segments.device)
+    if blocks:
+        packs, longest = segments.shape
+        return create_block_mask(_sees(segments), packs, None, longest, longest, segments.device)
+    # additive: each layer would convert a boolean mask anew, and keep the result
+    return torch.where(visible(segments), 0.0, -torch.inf).to(dtype)
 
 
 def attention(module: torch.nn.Module, query, key, value, attention_mask: torch.Tensor | BlockMask | None, **how: object):
