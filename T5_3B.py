@@ -126,7 +126,7 @@ from data.training.small_tokenizer import word_tokenizer
 from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch import zero2
 from data.with_torch.answering import Questions
-from data.with_torch.memory import compiles, forward_tokens
+from data.with_torch.memory import compile_layers, compiles, forward_tokens
 from data.with_torch.models import (
     check_vocabulary,
     config_of,
@@ -427,8 +427,8 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     if gpu and ranks == 1 and not sharded and torch.cuda.device_count() > 1:
         print(f"{torch.cuda.device_count() - 1} more GPUs are visible: deepspeed {SCRIPT}.py uses them")
     layers = [*model.encoder.block, *model.decoder.block]
-    for layer in layers if compiles(args.compile, gpu, args.max_updates, args.eval_only) else ():
-        layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
+    if compiles(args.compile, gpu, args.max_updates, args.eval_only):
+        compile_layers(layers)
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     collator, loss = partial(collate, pad=tokenizer.pad_token_id), partial(answer_loss, model)
     # beside the measured pass, whose weights and gradients are float32: an optimiser's state, of ZeRO-2 this rank's share,

@@ -127,7 +127,7 @@ from data.training.small_tokenizer import word_tokenizer
 from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch import quantised
 from data.with_torch.answering import Questions
-from data.with_torch.memory import compiles, forward_tokens
+from data.with_torch.memory import compile_layers, compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, numel, tokenizer_of
 from data.with_torch.processes import end, launch, peak_memory, process_group
 from data.with_torch.search import Answers, Search, none_left
@@ -430,8 +430,8 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     folder.counted(counts)
     stacks = model.get_base_model()
     layers = [*stacks.encoder.block, *stacks.decoder.block]
-    for layer in layers if compiles(args.compile, gpu, args.max_updates, args.eval_only) else ():
-        layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
+    if compiles(args.compile, gpu, args.max_updates, args.eval_only):
+        compile_layers(layers)
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     collator, loss = partial(collate, pad=tokenizer.pad_token_id), partial(answer_loss, model)
     # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in

@@ -140,7 +140,7 @@ from data.training.training_data import TrainingData, load_benchmark
 from data.with_torch import quantised
 from data.with_torch.answering import Questions
 from data.with_torch.back_translation import back_translate
-from data.with_torch.memory import compiles, forward_tokens, in_blocks
+from data.with_torch.memory import compile_layers, compiles, forward_tokens, in_blocks
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import mask_of, packs_of, visible
 from data.with_torch.processes import end, launch, peak_memory, process_group
@@ -466,8 +466,8 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     args.learning_rate = args.learning_rate or quantised.peak_rate(counts["parameters"])
     folder.counted(counts, args.learning_rate)
     layers = quantised.layers_of(model)
-    for layer in layers if compiled else ():
-        layer.compile(dynamic=True)  # once for all layers of a kind, and for batches of any shape
+    if compiled:
+        compile_layers(layers)
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     answer_loss, collator = AnswerLoss(model, blocks).train(), partial(collate, pad=tokenizer.pad_token_id, one_row=blocks)
     # moments in 8 bits, and where there are several ranks, the buckets that gradients travel in

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._functorch import config as autograd
 from torch.nn.attention import flex_attention
 from transformers import AutoModelForCausalLM
 
@@ -18,7 +19,7 @@ from data.benchmark.schema import Benchmark
 from data.common.errors import UserError
 from data.run.options import check_options
 from data.with_torch import quantised
-from data.with_torch.memory import WORTH, compiles
+from data.with_torch.memory import WORTH, compile_layers, compiles
 
 FEW = ("--max_updates", "3", "--update_examples", "4", "--eval_examples", "2", "--max_output_tokens", "4", "--save_every", "-1")
 SCRIPTS = {T5_3B: 4, flan_t5_base: 4, gpt_neox_20b: 4, llama_65b: 4}  # layers of the tiny model
@@ -115,6 +116,45 @@ def test_layers_are_compiled_for_training_alone_and_learn_as_others_do(script, r
         # once for all layers of a kind, not once a layer and batch
         assert len({call["width"] for call in training}) >= 3
         assert layers["graphs"] <= 4 and not any(call["graphs"] for call in training[2 * often * count :])
+
+
+@pytest.mark.parametrize("script", [gpt_neox_20b, llama_65b], ids=["gpt_neox_20b", "llama_65b"])
+def test_compiled_layers_keep_less_for_the_same_gradients(script, monkeypatch):
+    real, backend = torch.nn.Module.compile, "aot_eager_decomp_partition"  # which divides forward and backward as on a GPU
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: real(self, backend=backend, **options))
+    model = AutoModelForCausalLM.from_config(script.Config(**script.TINY_CONFIG), dtype=torch.bfloat16)
+    model = script.add_lora(model, script.Args(), None)
+    layers, weights = quantised.layers_of(model), [weight for weight in model.parameters() if weight.requires_grad]
+
+    def bytes_kept() -> int:
+        kept = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+            hidden = model.get_base_model().base_model(input_ids=torch.arange(200)[None], use_cache=False).last_hidden_state
+        hidden.float().square().mean().backward()
+        return sum(size for place, size in kept.items() if place not in {weight.data_ptr() for weight in model.parameters()})
+
+    def gradients() -> list[torch.Tensor]:
+        found = [weight.grad for weight in weights]
+        model.zero_grad()
+        return found
+
+    torch._dynamo.reset()
+    with autograd.patch(ban_recompute_materialized_backward=True, ban_recompute_used_far_apart=True):  # torch's own
+        for layer in layers:
+            layer.compile(dynamic=True)
+        before, expected = bytes_kept(), gradients()
+        torch._dynamo.reset()
+        compile_layers(layers)
+        after, found = bytes_kept(), gradients()
+    torch._dynamo.reset()
+    assert after < 0.75 * before
+    assert any(gradient.any() for gradient in found)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["dense mask", "in blocks"])
