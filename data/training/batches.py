@@ -6,6 +6,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
+from typing import NamedTuple
 
 GROUP_SIZE = 8  # questions that share one copy of their schema, at most: 16 schemas in an update of 128
 LONGEST = 2304  # tokens of such a group with its schema, unless one question has more; a forward pass needs memory for these
@@ -133,6 +134,18 @@ def _cost(count: int, longest: int) -> float:
     return count * longest * (1 + longest / ATTENTION)
 
 
+class _Part(NamedTuple):
+    """Questions and answers behind their schema, side by side; lists have a value a token."""
+
+    input_ids: list[int]
+    labels: list[int]
+    position_ids: list[int]
+    segments: list[int]  # 0: the schema, from 1 on its questions
+    ends: list[int]  # at its last token the number of an example, else -1
+    examples: int
+    size: int  # tokens, with the columns that examples take beside them
+
+
 def shared_packs(
     rows: Sequence[dict], most: int = 0, one_row: bool = False
 ) -> tuple[dict[str, list[list[int]]], list[list[tuple[int, int]]]]:
@@ -152,21 +165,22 @@ def shared_packs(
         schema, _ = schemas[numbers[0]]
         texts = [(rows[number]["input_ids"][len(schema) :], rows[number]["labels"]) for number in numbers]
         spans = [range(len(schema), len(schema) + len(text) + len(answer)) for text, answer in texts]
-        parts.append((
-            [*schema, *(i for text, answer in texts for i in text + answer)],
-            [-100] * len(schema) + [i for text, answer in texts for i in [-100] * len(text) + answer],
-            [*range(len(schema)), *(place for span in spans for place in span)],
-            [0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
-            [-1] * len(schema) + [i for number, span in zip(numbers, spans) for i in [-1] * (len(span) - 1) + [number]],
-            len(numbers),
-            len(schema) + sum(lengths[i] - len(schema) + rows[i].get("columns", 0) for i in numbers),
+        parts.append(_Part(
+            input_ids=[*schema, *(i for text, answer in texts for i in text + answer)],
+            labels=[-100] * len(schema) + [i for text, answer in texts for i in [-100] * len(text) + answer],
+            position_ids=[*range(len(schema)), *(place for span in spans for place in span)],
+            segments=[0] * len(schema) + [number for number, span in enumerate(spans, 1) for _ in span],
+            ends=[-1] * len(schema) + [i for number, span in zip(numbers, spans) for i in [-1] * (len(span) - 1) + [number]],
+            examples=len(numbers),
+            size=len(schema) + sum(lengths[i] - len(schema) + rows[i].get("columns", 0) for i in numbers),
         ))  # fmt: skip
-    *_, counts, sizes = zip(*parts)
-    packs = [parts] if one_row else [[parts[i] for i in pack] for pack in packed(sizes, counts, most)]
-    *joined, last = [[[i for part in pack for i in part[column]] for pack in packs] for column in (0, 1, 2, 4)]
-    segments = [[SPAN * number + i for number, part in enumerate(pack) for i in part[3]] for pack in packs]
-    ends = [[(number, place) for place, number in enumerate(pack) if number >= 0] for pack in last]
-    return dict(zip(("input_ids", "labels", "position_ids", "segments"), (*joined, segments))), ends
+    rows_of = [range(len(parts))] if one_row else packed([p.size for p in parts], [p.examples for p in parts], most)
+    packs = [[parts[i] for i in row] for row in rows_of]
+    names = ("input_ids", "labels", "position_ids")
+    columns = {name: [[i for part in pack for i in getattr(part, name)] for pack in packs] for name in names}
+    columns["segments"] = [[SPAN * number + i for number, part in enumerate(pack) for i in part.segments] for pack in packs]
+    last = [[number for part in pack for number in part.ends] for pack in packs]
+    return columns, [[(number, place) for place, number in enumerate(each) if number >= 0] for each in last]
 
 
 def shared_tokens(examples: Sequence[int], lengths: Sequence[int], schemas: Sequence[tuple[Hashable, int]]) -> list[int]:

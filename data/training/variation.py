@@ -13,14 +13,14 @@ from data.benchmark.schema import Benchmark, Example, Schema
 from data.training.batches import grouped
 
 
-def vary(benchmark: Benchmark, most: float, variants: int, seed: int, together: int = 1) -> Benchmark:
+def vary(benchmark: Benchmark, omitted: float, variants: int, seed: int, together: int = 1) -> Benchmark:
     """Repeat the training questions `variants` times, one pass after another, with varied schemas.
 
     Groups of up to `together` questions of a database, drawn anew in each pass, get one schema, which they may share. Its
     columns are shuffled, and of the tables and columns that no answer or value of the group names a share is left out, drawn
-    between 0 and `most`. Nothing changes where `most` is 0.
+    between 0 and `omitted`. Nothing changes where `omitted` is 0.
     """
-    if not most:
+    if not omitted:
         return benchmark
     examples, schemas = [], dict(benchmark.schemas)
     for variant in range(variants):
@@ -34,7 +34,7 @@ def vary(benchmark: Benchmark, most: float, variants: int, seed: int, together: 
             for start in range(0, len(group), together):
                 numbers = group[start : start + together]
                 own = [benchmark.splits["train"][number] for number in numbers]
-                own, schema = varied(own, benchmark.schemas[own[0].db_id], most, rng)
+                own, schema = varied(own, benchmark.schemas[own[0].db_id], omitted, rng)
                 name = f"{names[numbers[0]]}#{variant}.{numbers[0]}"
                 schemas[name] = schema
                 changed |= {number: replace(example, db_id=name) for number, example in zip(numbers, own)}
@@ -42,11 +42,11 @@ def vary(benchmark: Benchmark, most: float, variants: int, seed: int, together: 
     return replace(benchmark, schemas=schemas, splits=benchmark.splits | dict(train=examples))
 
 
-def varied(examples: Sequence[Example], schema: Schema, most: float, rng: random.Random) -> tuple[list[Example], Schema]:
+def varied(examples: Sequence[Example], schema: Schema, omitted: float, rng: random.Random) -> tuple[list[Example], Schema]:
     """Examples of one database and a schema for them, as `vary` makes them."""
     words = set().union(*(_words(example.sql) for example in examples))
     mentioned = {value["column"] for example in examples for value in example.values}
-    fraction = rng.uniform(0, most)
+    fraction = rng.uniform(0, omitted)
     needed = {i for i, name in enumerate(schema.tables) if _words(name) <= words} | {schema.columns[i][0] for i in mentioned}
     tables = [i for i in range(len(schema.tables)) if i in needed or rng.random() > fraction]
     columns = [
