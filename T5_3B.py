@@ -136,7 +136,7 @@ from data.with_torch.models import (
     tokenizer_of,
     weights_from,
 )
-from data.with_torch.processes import end, peak_memory
+from data.with_torch.processes import end, gpu_names, peak_memory
 from data.with_torch.search import Answers, Search, none_left
 from data.with_torch.t5 import add_pieces, contiguous_biases
 
@@ -414,10 +414,11 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     accelerator = Accelerator(mixed_precision="bf16" if gpu else "no", **zero2.plugin(sharded), **tracker)
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
-    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
+    gpus = gather_object(gpu_names())
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
     with accelerator.local_main_process_first():  # hosts may have caches of their own
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=True)
+    data.check(ranks)
     folder.health(0, *data.health("]", collate, bool(grammars)))
 
     set_seed(args.seed)  # the same weights on every rank

@@ -129,7 +129,7 @@ from data.with_torch import quantised
 from data.with_torch.answering import Questions
 from data.with_torch.memory import compile_layers, compiles, forward_tokens
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, numel, tokenizer_of
-from data.with_torch.processes import end, launch, peak_memory, process_group
+from data.with_torch.processes import end, gpu_names, launch, peak_memory, process_group
 from data.with_torch.search import Answers, Search, none_left
 from data.with_torch.t5 import add_pieces, contiguous_biases
 
@@ -418,10 +418,11 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no", **process_group(), **tracker)
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
-    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
+    gpus = gather_object(gpu_names())
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
     with accelerator.local_main_process_first():  # hosts may have caches of their own
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, padded=True)
+    data.check(ranks)
     folder.health(0, *data.health("]", collate, bool(grammars)))
 
     set_seed(args.seed)  # the same adapter on every rank

@@ -143,7 +143,7 @@ from data.with_torch.back_translation import back_translate
 from data.with_torch.memory import compile_layers, compiles, forward_tokens, in_blocks
 from data.with_torch.models import check_vocabulary, config_of, count_parameters, fit_positions, numel, tokenizer_of
 from data.with_torch.packs import mask_of, packs_of, visible
-from data.with_torch.processes import end, launch, peak_memory, process_group
+from data.with_torch.processes import end, gpu_names, launch, peak_memory, process_group
 from data.with_torch.search import SLOTS, Answers, CacheAtOnce, Columns, Search, none_left
 
 # ------------------------------------------------------------------------------------------------------------ tokens
@@ -454,10 +454,11 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     blocks = in_blocks(compiled, args.device_map, config, accelerator)  # then a forward pass is one row
     folder = RunFolder(args.out, SCRIPT, accelerator.is_main_process, track=accelerator.log)
-    gpus = gather_object([torch.cuda.get_device_name() if gpu else "cpu"])
+    gpus = gather_object(gpu_names(args.device_map == "auto"))
     folder.prepare(asdict(args), benchmark.summary(), gpus, args.resume)
     with accelerator.local_main_process_first():  # hosts may have caches of their own
         data = TrainingData(benchmark, asdict(args), encode, tokenizer, one_row=blocks, share=base["share_schema"])
+    data.check(ranks)
     folder.health(0, *data.health(CUE.strip(), collate, bool(grammars), joined=True))
 
     set_seed(args.seed)  # the same adapter on every rank
@@ -465,7 +466,7 @@ def train(args: Args, base: dict, benchmark: Benchmark, config, tokenizer: Token
     counts, flops = count_parameters(model), flops_per_token(model)
     args.learning_rate = args.learning_rate or quantised.peak_rate(counts["parameters"])
     folder.counted(counts, args.learning_rate)
-    layers = quantised.layers_of(model)
+    layers = quantised.layers_made_alike(model)
     if compiled:
         compile_layers(layers)
     trainable = [weight for weight in model.parameters() if weight.requires_grad]

@@ -184,6 +184,12 @@ def test_ask_without_a_question_is_left_out(given, kept):
     assert drop_bare_ask(given) == kept
 
 
+@pytest.mark.parametrize("given", [["--ask"], ["--tiny", "--ask"], ["--ask", "--out", "runs/x"]])
+def test_ask_without_a_question_and_a_database_starts_no_training(given):
+    with pytest.raises(UserError, match="--ask needs a database: name a SQLite file with --db FILE"):
+        drop_bare_ask(given)
+
+
 # ------------------------------------------------------------------------------------------------- questions in a file
 
 

@@ -124,7 +124,7 @@ def test_compiled_layers_keep_less_for_the_same_gradients(script, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: real(self, backend=backend, **options))
     model = AutoModelForCausalLM.from_config(script.Config(**script.TINY_CONFIG), dtype=torch.bfloat16)
     model = script.add_lora(model, script.Args(), None)
-    layers, weights = quantised.layers_of(model), [weight for weight in model.parameters() if weight.requires_grad]
+    layers, weights = quantised.layers_made_alike(model), [weight for weight in model.parameters() if weight.requires_grad]
 
     def bytes_kept() -> int:
         kept = {}
@@ -174,7 +174,7 @@ def test_the_first_layer_is_compiled_as_the_others_and_once_for_all_widths(scrip
         graphs.append(graph)
         return graph
 
-    for layer in quantised.layers_of(model):
+    for layer in quantised.layers_made_alike(model):
         layer.compile(dynamic=True, backend=backend)
     loss = script.AnswerLoss(model, blocks).train()
     for count, length in ((1, 40), (3, 50), (2, 90), (1, 160), (4, 70)):

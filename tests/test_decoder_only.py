@@ -296,8 +296,10 @@ def test_an_adapter_merges_into_16_bit_weights(script, run, directory, monkeypat
     words = [script.__file__, "--model", str(done["folder"]), "--data", "no", "--merge", str(directory.with_name("merged"))]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
-    asked = " it was trained with --values --full_names --share_schema;" * (not recipe)
-    assert capsys.readouterr().out.endswith(f"now stands in {words[-1]};{asked} ask it with --no-back_translation\n")
+    sign = "no-" if recipe else ""  # the defaults may change
+    asked = " ".join(f"--{sign}{flag}" for flag in ("values", "full_names", "share_schema", "plain_sql"))
+    said = f"now stands in {words[-1]}; it was trained with {asked}; ask it with --no-back_translation\n"
+    assert capsys.readouterr().out.endswith(said)
     plain, merged = (AutoModelForCausalLM.from_pretrained(path) for path in (directory, directory.with_name("merged")))
     assert merged.dtype == torch.bfloat16
     changed = {name.split(".")[-2] for name, w in merged.named_parameters() if not torch.equal(w, plain.get_parameter(name))}
@@ -481,6 +483,18 @@ def test_targets_that_are_not_there_are_refused_with_those_that_are(script, run)
         run(script, "--lora_targets", "q,nothing")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--random_weights"], "--random_weights are drawn on one GPU: leave out --device_map auto"),
+        (["--processes", "2"], "--device_map auto is one process on all GPUs, not 2: leave out --processes"),
+    ],
+)
+def test_a_model_is_spread_alone(script, run, options, message):
+    with pytest.raises(UserError, match=message):
+        run(script, "--device_map", "auto", *options, tiny="--random_weights" not in options)
+
+
 def test_more_tokens_than_positions_are_refused(script, run):
     with pytest.raises(UserError, match="are more than the model's 2,048 positions: lower them"):
         run(script, "--max_input_tokens", "2000")
@@ -490,10 +504,14 @@ def test_a_replica_that_does_not_fit_says_by_how_much(script, monkeypatch):
     needed = {"gpt_neox_20b": 10.7, "llama_65b": 32.1}[script.SCRIPT]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free, 80 * 2**30))
     model, gpu, free = skeleton(script), torch.device("cuda"), 8 * 2**30
-    message = f"takes {needed} GiB, and 8.0 GiB of GPU memory are free, {needed - 8:.1f} GiB too little: --device_map auto"
-    with pytest.raises(UserError, match=message):
+    message = f"takes {needed} GiB, and 8.0 GiB of GPU memory are free, {needed - 8:.1f} GiB too little: "
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=message + "take a larger GPU"):
         quantised.check_room(model, gpu)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    message += "--device_map auto spreads it"
+    with pytest.raises(UserError, match=message):
+        quantised.check_room(model, gpu)
     if needed > 16:
         with pytest.raises(UserError, match="16.0 GiB of GPU memory are free, .* name more of them in CUDA_VISIBLE_DEVICES"):
             quantised.check_room(model, gpu, spread=True)

@@ -8,7 +8,7 @@ import torch
 from data.common.errors import UserError
 from data.training.batches import packed_passes, padded_passes
 from data.training.training_data import TrainingData
-from data.with_torch import memory
+from data.with_torch import memory, processes
 
 UPDATE, UPDATES = 32, 4
 
@@ -48,7 +48,7 @@ def room(monkeypatch):
             tried.append(rows)
             return {}
 
-        def fits(learn, kept, device) -> bool:
+        def fits(learn, kept, gpus) -> bool:
             more = recomputed * sum(layer.gradient_checkpointing for layer in layers)
             return max(map(data.area, tried[-1 - data.padded :])) <= limit + more
 
@@ -96,8 +96,32 @@ def test_layers_recompute_where_the_longest_example_does_not_fit_otherwise(room)
 def test_a_number_that_is_given_is_kept_and_tried(room):
     tokens, tried = room(10**9, data := Data(batch_tokens=2000))
     assert tokens == 2000 and len(tried) == 1 and data.area(tried[0]) <= 2000
-    with pytest.raises(UserError, match="--batch_tokens 100 is less than the longest example's"):
-        room(10**9, Data(batch_tokens=100))
+
+
+def test_a_model_that_is_spread_leaves_room_on_each_of_its_gpus(monkeypatch):
+    held, total = [], 1000
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(total_memory=total))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, device: held.append((device, size)))
+    assert memory.fits(lambda: None, 100, ["cuda:0", "cuda:1"])
+    spare = int(memory.SPARE * total)
+    assert held == [("cuda:0", 50 + spare), ("cuda:1", 50 + spare)]
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    assert not memory.fits(full, 100, ["cuda:0"])
+
+
+def test_what_a_process_computes_on_and_holds_counts_all_gpus_of_a_model_that_is_spread(monkeypatch):
+    assert processes.gpu_names() == processes.gpu_names(spread=True) == ["cpu"] and processes.peak_memory() > 2**20
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"GPU {gpu}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: 10 - gpu)
+    assert processes.gpu_names() == ["GPU 1"] and processes.gpu_names(spread=True) == ["GPU 0", "GPU 1"]
+    assert processes.peak_memory() == 10
 
 
 def test_a_cpu_is_not_measured():

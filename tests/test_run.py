@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import pytest
 from conftest import files
 
 from data.common.errors import UserError
+from data.common.output import SAID
 from data.report import page
 from data.run.checkpoints import KEPT, record_of, seal
 from data.run.options import check_options, defaults, resolve_options
 from data.run.run_folder import RunFolder
+from data.with_torch import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -614,9 +617,24 @@ def test_the_published_recipe_says_how_it_differs_and_what_of_it_is_changed(monk
     assert resolve_options(replace(args), Args, PUBLISHED) == args and capsys.readouterr().out == said
     resolve_options(replace(args, published=False), Args, PUBLISHED)
     assert capsys.readouterr().out == ""
-    monkeypatch.setenv("RANK", "1")
-    resolve_options(args, Args, PUBLISHED)
-    assert capsys.readouterr().out == ""  # once, not once a rank
+    for name, value in (("RANK", "1"), (SAID, "yes")):  # once, not once a rank, and a launcher's first rank is silent, too
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            resolve_options(args, Args, PUBLISHED)
+            assert capsys.readouterr().out == ""
+
+
+def test_a_launcher_tells_its_ranks_that_it_has_said_what_comes_first(monkeypatch):
+    ranks = []
+    monkeypatch.setenv(SAID, "")  # restored after the test
+    monkeypatch.delenv(SAID)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("torch.distributed.run.main", lambda words: ranks.append(SAID in os.environ))
+    monkeypatch.setattr("data.with_torch.processes.for_launcher", lambda: None)
+    with pytest.raises(SystemExit):
+        processes.launch(2)
+    assert ranks == [True]
 
 
 def test_a_rate_of_0_is_refused_where_it_finds_none():

@@ -223,6 +223,11 @@ def test_random_weights_answer_nothing(run, script, database):
         run(script, "--ask", "How many?", "--db", database)
 
 
+def test_a_run_without_a_best_checkpoint_is_not_asked(run, script, database, tmp_path):
+    with pytest.raises(UserError, match="run has no best checkpoint: name another run, a checkpoint or a model with --model"):
+        run(script, "--ask", "How many?", "--db", database, tiny=False)
+
+
 def test_a_database_that_cannot_be_read_is_refused_before_a_model_is_loaded(run, script, tmp_path):
     with pytest.raises(UserError, match="none.sqlite is missing"):
         run(script, "--ask", "How many?", "--db", str(tmp_path / "none.sqlite"))

@@ -431,7 +431,7 @@ def test_an_answer_that_would_mean_something_else_stays_and_is_counted(tmp_path,
     assert written[6] == real(kept[3], spider.read_schemas(tmp_path / "tables.json")["own"])
     said = "4 of 8 training answers stay as they are: in one spelling they would mean another thing\n"
     assert capsys.readouterr().out == said
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "1")
     spider.load(tmp_path, ("train",), plain_sql=True)
     assert capsys.readouterr().out == ""
 

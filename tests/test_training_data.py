@@ -14,8 +14,8 @@ from data.training.small_tokenizer import word_tokenizer
 from data.training.training_data import TrainingData
 from llama_65b import Tokenizer
 
-OPTIONS = dict(update_examples=8, batch_size=0, epochs=3, max_updates=0, eval_only=False, eval_examples=5, vary_schema=0.0,
-               seed=1, max_input_tokens=1000)  # fmt: skip
+OPTIONS = dict(update_examples=8, batch_size=0, batch_tokens=0, epochs=3, max_updates=0, eval_only=False, eval_examples=5,
+               vary_schema=0.0, seed=1, max_input_tokens=1000)  # fmt: skip
 ROOM = 16_384
 
 
@@ -178,15 +178,27 @@ def test_an_epoch_smaller_than_one_update_goes_on(make):
 
 
 def test_nothing_is_learned_where_a_model_is_only_scored(make):
-    assert make(eval_only=True).passes(8, ROOM) == []
+    data = make(eval_only=True, batch_tokens=1)
+    assert data.passes(8, ROOM) == [] and data.check(8) is None
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_an_update_has_an_example_for_every_rank(make, padded):
     with pytest.raises(UserError) as caught:
-        make(padded=padded, update_examples=7).passes(8, ROOM)
+        make(padded=padded, update_examples=7).check(8)
     assert str(caught.value) == "--update_examples 7 is less than one for each of 8 GPUs: raise it"
     assert {len(batch) for each in make(padded=padded).passes(8, ROOM)[0] for batch in each} == {1}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_forward_pass_has_room_for_the_longest_example(make, padded):
+    longest = max(make(padded=padded).lengths)
+    for tokens in (0, longest):
+        make(padded=padded, batch_tokens=tokens).check(8)
+    with pytest.raises(UserError) as caught:
+        make(padded=padded, batch_tokens=longest - 1).check(8)
+    found = f"--batch_tokens {longest - 1} is less than the longest example's {longest}"
+    assert str(caught.value) == f"{found}: raise it, or lower --max_input_tokens"
 
 
 def test_questions_share_varied_schemas_where_schemas_are_shared(make):

@@ -13,6 +13,7 @@ from data.answers.grammar import compiled, grammar
 from data.benchmark.prompt import name
 from data.benchmark.schema import Schema
 from data.common.errors import UserError, printable
+from data.common.output import say
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -37,7 +38,7 @@ def grammars_for(base: Mapping, constrained: bool, tokenizer, logits: int) -> "G
     except BaseException as error:  # a decoder that it does not know, or a panic of Rust's, which is no Exception
         if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
             raise
-    print("answers are not checked against their schemas: llguidance cannot read the pieces of this tokenizer")
+    say("answers are not checked against their schemas: llguidance cannot read the pieces of this tokenizer")
     return None
 
 

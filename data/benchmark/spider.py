@@ -12,7 +12,6 @@ table (`.csv`, `.tsv`); each may be packed by gzip (`dev.jsonl.gz`).
 """
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from data.benchmark.values import Values
 from data.common.commands import command_parser
 from data.common.errors import UserError, printable
 from data.common.files import move_aside, read_records, write_atomically
+from data.common.output import say
 from data.sqlite.execute import Executor, in_wal_mode, quoted, read_database, readable
 
 # split -> the possible names of its file of examples (without extension), its tables file and its databases' folder
@@ -126,10 +126,8 @@ def with_plain_sql(benchmark: Benchmark) -> Benchmark:
         jobs = [(benchmark.databases(db_id, "train")[0], *pair) for (db_id, _), pair in changed.items()]
         kept = {key for key, same in zip(changed, executor.same_programs(jobs, progress=True)) if not same}
     count = sum((example.db_id, example.sql) in kept for example in examples)
-    if count and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(
-            f"{count:,} of {len(examples):,} training answers stay as they are: in one spelling they would mean another thing"
-        )
+    if count:
+        say(f"{count:,} of {len(examples):,} training answers stay as they are: in one spelling they would mean another thing")
     written = {key: key[1] if key in kept else new for key, (_, new) in pairs.items()}
     train = [replace(example, sql=written[example.db_id, example.sql]) for example in examples]
     return replace(benchmark, splits=benchmark.splits | {"train": train})

@@ -27,6 +27,7 @@ from data.sqlite.execute import TOO_LONG, Executor, Result, explained
 ROWS = 20  # of a result that are printed or written, at most
 WIDTH = 40  # characters of a printed value, at most
 CHUNK = 200  # questions of a file that are asked, and their answers written, at once
+NO_DATABASE = "--ask needs a database: name a SQLite file with --db FILE"
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".txt")  # of files of questions
 FIELDS = ("question", "db", "sql", "error", "row_count", "columns", "rows")  # of an answer in a file
 # (columns as for `encode`, schemas) -> for each row the candidates (`answers.candidates`); None once a signal asks to stop
@@ -34,9 +35,15 @@ Answer = Callable[[dict, dict[str, Schema]], list[list[dict]] | None]
 
 
 def drop_bare_ask(argv: list[str]) -> list[str]:
-    """Remove an `--ask` without a question from the arguments: questions are then read from the terminal."""
+    """Remove an `--ask` without a question from the arguments: questions are then read from the terminal.
+
+    Raises UserError where no --db would be left of what is asked.
+    """
     following = [*argv[1:], "--"]
-    return [word for word, after in zip(argv, following) if word != "--ask" or not after.startswith("--")]
+    kept = [word for word, after in zip(argv, following) if word != "--ask" or not after.startswith("--")]
+    if len(kept) < len(argv) and not any(word.split("=")[0] == "--db" for word in kept):
+        raise UserError(NO_DATABASE)
+    return kept
 
 
 def names_file(asked: str | None) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data.common.errors import NO_SPACE, UserError, causes
 from data.common.files import read_object, sync_folder, write_atomically
+from data.common.output import say
 
 SEAL = "checkpoint.json"
 FORM = ("values", "full_names", "share_schema", "plain_sql", "base_16bit")  # of prompts, of answers, and of the base's weights
@@ -112,8 +113,8 @@ def base_of(options: dict, script: str) -> dict:
             how = "with" if base[flag] else "without"
             raise UserError(f"{checkpoint} was trained {how} --{flag}: run it {how} --{flag} here too")
     for flag in FORM:
-        if flag in options and options[flag] != base[flag] and int(os.environ.get("RANK", 0)) == 0:
-            print(f"{checkpoint} was trained with{'' if base[flag] else 'out'} --{flag}, and stays so")
+        if flag in options and options[flag] != base[flag]:
+            say(f"{checkpoint} was trained with{'' if base[flag] else 'out'} --{flag}, and stays so")
     return base
 
 

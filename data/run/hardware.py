@@ -1,6 +1,8 @@
-"""GPUs' peak throughput, and the share of it that a run uses."""
+"""What a machine has for a run: a C compiler, GPUs' peak throughput, and the share of it that is used."""
 
+import os
 import re
+import shutil
 from collections.abc import Sequence
 
 # dense bf16 FLOP/s with float32 accumulation, from NVIDIA's data sheets; longer names before their prefixes
@@ -15,6 +17,11 @@ PEAK_FLOPS = {
     "GeForce RTX 4090": 165.2e12,
     "L40S": 362e12,
 }
+
+
+def c_compiler() -> bool:
+    """Whether torch.compile finds a C compiler here."""
+    return any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
 
 
 def peak_flops(gpu: str) -> float | None:

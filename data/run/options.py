@@ -1,15 +1,15 @@
 """The options of a run: permitted values, defaults, and what follows from other options."""
 
 import importlib.util
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
 from data.common.errors import UserError
-from data.run.ask import names_file
+from data.common.output import say
+from data.run.ask import NO_DATABASE, names_file
 from data.run.checkpoints import checkpoint_of
+from data.run.hardware import c_compiler
 from data.sqlite.execute import MAX_SECONDS
 
 Options = TypeVar("Options")
@@ -45,16 +45,16 @@ def resolve_options(args: Options, default: type[Options], published: dict) -> O
     check_options(asdict(args))
     if not args.learning_rate and default.learning_rate:  # elsewhere 0 finds a rate
         raise UserError("--learning_rate 0 trains nothing: give more, or leave it out")
-    if args.published and int(os.environ.get("RANK", 0)) == 0:
+    if args.published:
         usual = asdict(default())
-        print(
-            "the published recipe: "
-            + ", ".join(f"{name} {value} (default: {usual[name]})" for name, value in published.items())
-        )
+        differs = [f"{name} {value} (default: {usual[name]})" for name, value in published.items()]
+        say(f"the published recipe: {', '.join(differs)}")
         if own := [f"{name} {getattr(args, name)}" for name, value in published.items() if getattr(args, name) != value]:
-            print(f"changed by the command line: {', '.join(own)}")
-    if (args.db or args.ask) and args.model == default.model and checkpoint_of(args.out):
-        args.model = args.out
+            say(f"changed by the command line: {', '.join(own)}")
+    if (args.db or args.ask) and args.model == default.model and not args.random_weights:
+        if not args.tiny and not checkpoint_of(args.out):
+            raise UserError(f"{args.out} has no best checkpoint: name another run, a checkpoint or a model with --model")
+        args.model = args.out if checkpoint_of(args.out) else args.model
     if args.tiny and args.model != default.model and not checkpoint_of(args.model):
         raise UserError(
             f"--model {args.model} is no run or checkpoint, and --tiny makes its own model: name a run, or leave one out"
@@ -84,15 +84,19 @@ def check_options(options: dict) -> None:
         raise UserError(f"--overfit answers what it learned, not --split {options['split']}: give one of them")
     if options["tiny"] and options["random_weights"]:
         raise UserError("--tiny and --random_weights are two sizes of one model: give one of them")
+    if options.get("device_map") == "auto" and options["random_weights"]:
+        raise UserError("--random_weights are drawn on one GPU: leave out --device_map auto")
+    if options.get("device_map") == "auto" and options["processes"] > 1:
+        raise UserError(f"--device_map auto is one process on all GPUs, not {options['processes']}: leave out --processes")
     if options.get("eval_only") and options.get("resume"):
         raise UserError("--eval_only scores a model and trains nothing that could be resumed: name it with --model")
     if options.get("overfit") and options.get("resume"):
         raise UserError("--overfit keeps no checkpoint to go on from: start it without --resume")
-    if options.get("compile") == "on" and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+    if options.get("compile") == "on" and not c_compiler():
         raise UserError("--compile on needs a C compiler, and none is found: install gcc and g++, or leave it out")
     question = options.get("ask")
     if question is not None and not options["db"] and not names_file(question):
-        raise UserError("--ask needs a database: name a SQLite file with --db FILE")
+        raise UserError(NO_DATABASE)
     if options.get("answers") and not names_file(question):
         raise UserError("--answers is where those to a file of questions go: name one with --ask FILE")
     if question is not None and not question.strip():

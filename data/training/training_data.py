@@ -68,13 +68,13 @@ class TrainingData:
         self.per_update = options["update_examples"]
         epoch = -(-self.questions // self.per_update)
         self.updates = 0 if options["eval_only"] else options["max_updates"] or options["epochs"] * epoch
-        most = options["vary_schema"] if self.updates else 0.0
-        self.variants = max(1, -(-self.updates // epoch)) if most else 1  # number of epochs begun
-        if most:
+        omitted = options["vary_schema"] if self.updates else 0.0
+        self.variants = max(1, -(-self.updates // epoch)) if omitted else 1  # number of epochs begun
+        if omitted:
             short = [benchmark.splits[learned][i] for i in fitting]
             asked = replace(benchmark, splits=benchmark.splits | {learned: short})
             together = GROUP_SIZE if how.get("share") else 1
-            self.train = tokens_of(vary(asked, most, self.variants, options["seed"], together), learned)
+            self.train = tokens_of(vary(asked, omitted, self.variants, options["seed"], together), learned)
         elif self.left_out:
             self.train = self.train.select(fitting)
         dev = tokens_of(benchmark, evaluated)
@@ -91,6 +91,15 @@ class TrainingData:
     def _fitting(self, rows: "datasets.Dataset") -> list[int]:
         """Indices of the questions that fit --max_input_tokens, with schemas shortened as far as needed."""
         return [i for i, ids in enumerate(rows["input_ids"][:]) if len(ids) <= self.options["max_input_tokens"]]
+
+    def check(self, ranks: int) -> None:
+        """Raise UserError where updates have fewer examples than ranks, or --batch_tokens is less than the longest example."""
+        given, longest = self.options["batch_tokens"], max(self.lengths, default=0)
+        if self.updates and self.per_update < ranks:
+            raise UserError(f"--update_examples {self.per_update} is less than one for each of {ranks} GPUs: raise it")
+        if self.updates and 0 < given < longest:
+            raise UserError(f"--batch_tokens {given} is less than the longest example's {longest}: raise it, or lower "
+                            "--max_input_tokens")  # fmt: skip
 
     def health(self, ending: str, collate: Callable, held: bool = False, joined: bool = False) -> tuple[str, list[str]]:
         """A description of the training examples, and warnings about them.
@@ -121,10 +130,7 @@ class TrainingData:
         """For each update from `start` to `stop` its forward passes, each a list of examples per rank.
 
         A rank's pass has at most `max_tokens` and, unless 0, --batch_size examples; neither changes what an update holds.
-        Raises UserError where an update has fewer examples than there are ranks.
         """
-        if self.updates and self.per_update < ranks:
-            raise UserError(f"--update_examples {self.per_update} is less than one for each of {ranks} GPUs: raise it")
         count, most, found = self.questions, self.options["batch_size"], []
         updates_per_epoch = -(-count // self.per_update)
         for update in range(start, self.updates if stop is None else min(stop, self.updates)):

@@ -1,8 +1,6 @@
 """What a training run has memory and time for, found out before its first update."""
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -13,6 +11,7 @@ from torch._functorch import config as autograd
 from transformers import PretrainedConfig
 
 from data.common.errors import UserError
+from data.run.hardware import c_compiler
 from data.training.training_data import TrainingData
 from data.with_torch.search import does_not_fit
 
@@ -27,9 +26,8 @@ WORTH = 100  # updates, in which compiling, a minute or two, pays for itself
 
 
 def compiles(choice: str, gpu: bool, max_updates: int, eval_only: bool) -> bool:
-    """Whether layers are compiled: as `choice` (auto, on or off) says; auto: on a GPU, in runs of some length."""
-    found = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
-    return choice == "on" or choice == "auto" and gpu and found and not eval_only and not 0 < max_updates < WORTH
+    """Whether layers are compiled: as `choice` (auto, on or off) says; auto: on a GPU, unless --max_updates are few."""
+    return choice == "on" or choice == "auto" and gpu and c_compiler() and not eval_only and not 0 < max_updates < WORTH
 
 
 def compile_layers(layers: Sequence[torch.nn.Module]) -> None:
@@ -56,12 +54,13 @@ def in_blocks(compiled: bool, device_map: str, config: PretrainedConfig, acceler
     return all(gather_object([able]))  # they would cut updates into passes of their own
 
 
-def fits(learn: Callable[[], None], kept: int, device: torch.device) -> bool:
-    """Whether this GPU has memory for `learn`, which computes a gradient, and for `kept` bytes beside it."""
-    kept += int(SPARE * torch.cuda.get_device_properties(device).total_memory)
-    held = None
+def fits(learn: Callable[[], None], kept: int, gpus: Collection[torch.device]) -> bool:
+    """Whether these GPUs have memory for `learn`, which computes a gradient, and together for `kept` bytes beside it."""
+    held = []
     try:
-        held = torch.empty(kept, dtype=torch.uint8, device=device)
+        for gpu in gpus:
+            spare = int(SPARE * torch.cuda.get_device_properties(gpu).total_memory)
+            held.append(torch.empty(kept // len(gpus) + spare, dtype=torch.uint8, device=gpu))
         learn()
     except RuntimeError as error:
         if not does_not_fit(error):
@@ -95,13 +94,10 @@ def forward_tokens(
     `choice` is --gradient_checkpointing: with auto, as many `layers` recompute their activations as it takes for the longest
     example to fit. `loss(**batch)` is that of a batch, which `collate` makes of examples; `trainable` gets its gradient.
     `kept`: bytes that a run will need beside it.
-    Raises UserError for a limit below the longest example, and where that does not fit.
+    Raises UserError where the longest example does not fit, or --batch_tokens do not.
     """
     longest, ranks, device = max(data.lengths, default=0), accelerator.num_processes, accelerator.device
     given = data.options["batch_tokens"]
-    if given and given < longest:
-        raise UserError(f"--batch_tokens {given} is less than the longest example's {longest}: raise it, or lower "
-                        "--max_input_tokens")  # fmt: skip
     measured = data.updates and device.type == "cuda"
     shares = dict(on=[1.0], off=[0.0]).get(choice) or (SHARES if measured else SHARES[:1])
     recompute(layers, shares[0])
@@ -132,7 +128,7 @@ def forward_tokens(
                 for weight in trainable:
                     weight.grad = None
 
-        return all(gather_object([fits(learn, kept, device)]))
+        return all(gather_object([fits(learn, kept, [*{weight.device for weight in trainable}] or [device])]))
 
     tokens = given or int(longest / SAFE) + 1
     for share in shares:

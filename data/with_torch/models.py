@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from data.common.errors import NO_SPACE, NOT_ALLOWED, UserError, causes
+from data.common.output import say
 from data.run.checkpoints import checkpoint_of
 
 MAX_CPU_PARAMETERS = 200e6  # a larger model trains for days on a CPU
@@ -139,7 +140,7 @@ def tokenizer_of(options: Mapping, small: Callable[[], PreTrainedTokenizerFast])
     except UserError:
         if not options["random_weights"]:
             raise
-        print("no tokenizer at hand: a small one stands in, and numbers of tokens differ from the real one's")
+        say("no tokenizer at hand: a small one stands in, and numbers of tokens differ from the real one's")
         tokenizer = small()
     tokenizer.model_max_length = int(1e9)  # the script's options are the limits
     return tokenizer

@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from data.common.errors import UserError
+from data.common.output import SAID
 from data.run.signals import for_launcher
 
 REST = 0.2  # seconds
@@ -27,6 +28,7 @@ def launch(processes: int) -> None:
         return
     if gpus and processes > gpus:
         raise UserError(f"--processes {processes} is out of range: each needs a GPU of its own, and {gpus} are visible")
+    os.environ[SAID] = "yes"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     for_launcher()
     try:
@@ -52,7 +54,16 @@ def end(accelerator: Accelerator) -> None:
     accelerator.end_training()
 
 
+def gpu_names(spread: bool = False) -> list[str]:
+    """What this process computes on: its GPU, or with `spread` all that are visible, or "cpu"."""
+    if not torch.cuda.is_available():
+        return ["cpu"]
+    gpus = range(torch.cuda.device_count()) if spread else [torch.cuda.current_device()]
+    return [torch.cuda.get_device_name(gpu) for gpu in gpus]
+
+
 def peak_memory() -> int:
-    """The most bytes that this process held: allocated on its GPU, or resident on a CPU."""
-    gpu = torch.cuda.is_available()
-    return torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The most bytes that this process held: allocated on one GPU, or resident on a CPU."""
+    if not torch.cuda.is_available():
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))

@@ -14,7 +14,7 @@ from transformers import BitsAndBytesConfig, PretrainedConfig
 from transformers.integrations import replace_with_bnb_linear
 
 from data.common.errors import UserError
-from data.run.checkpoints import checkpoint_of, replace_folder
+from data.run.checkpoints import FORM, checkpoint_of, replace_folder
 from data.with_torch.models import draw_weights, weights_from
 
 
@@ -63,12 +63,12 @@ def random_base(
 
     The output layer starts as the embeddings, so that words of the question are easy to copy.
     """
-    kind = dict(quant_type=how.bnb_4bit_quant_type, compress_statistics=how.bnb_4bit_use_double_quant)
-    kind |= dict(quant_storage=how.bnb_4bit_quant_storage)
+    packing = dict(quant_type=how.bnb_4bit_quant_type, compress_statistics=how.bnb_4bit_use_double_quant)
+    packing |= dict(quant_storage=how.bnb_4bit_quant_storage)
 
     def make(weight: torch.Tensor, module: torch.nn.Module, name: str) -> torch.nn.Parameter:
         if isinstance(module, bnb.nn.Linear4bit) and name == "weight":
-            return bnb.nn.Params4bit(weight, requires_grad=False, module=module, **kind).to(device)
+            return bnb.nn.Params4bit(weight, requires_grad=False, module=module, **packing).to(device)
         return torch.nn.Parameter(weight, requires_grad=False)
 
     model = draw_weights(model, seed, device, make, how.bnb_4bit_compute_dtype, scale)
@@ -105,7 +105,10 @@ def check_room(model: torch.nn.Module, device: torch.device, spread: bool = Fals
     others = sum(weight.numel() for weight in model.parameters()) - packed
     needed = 2 * others + packed * (1 / 2 + 1 / 64 + 4 / (64 * 256))  # with the scales of blocks, and the scales of scales
     if needed > free:
-        remedy = "name more of them in CUDA_VISIBLE_DEVICES" if spread else "--device_map auto spreads it"
+        if torch.cuda.device_count() > 1:
+            remedy = "name more of them in CUDA_VISIBLE_DEVICES" if spread else "--device_map auto spreads it"
+        else:
+            remedy = "take a larger GPU, or more of them, over which --device_map auto spreads it"
         raise UserError(f"the model takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of GPU memory are free, "
                         f"{(needed - free) / 2**30:.1f} GiB too little: {remedy}")  # fmt: skip
 
@@ -146,7 +149,7 @@ def with_rows_on_device(model: PeftModel) -> PeftModel:
     return model
 
 
-def layers_of(model: PeftModel) -> torch.nn.ModuleList:
+def layers_made_alike(model: PeftModel) -> torch.nn.ModuleList:
     """A decoder's layers, which are compiled alike: the first one's input gets a gradient, too, as the others' does.
 
     Without one it would be compiled by itself, which takes as long as all others.
@@ -207,9 +210,10 @@ def export(
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     replace_folder(aside, folder)
-    # a model by itself does not say how it was asked
-    kept = [f"--{flag}" for flag in ("values", "full_names", "share_schema") if base[flag] and options["merge"]]
-    said = f"; it was trained with {' '.join(kept)}" if kept else ""
-    # back-translation is the untrained model's, which this no longer has in it
-    said += "; ask it with --no-back_translation" if options["merge"] and "back_translation" in options else ""
+    said = ""
+    if options["merge"]:  # a model by itself does not say how it was asked
+        form = [flag for flag in FORM if flag != "base_16bit" and flag in options]
+        said = "; it was trained with " + " ".join(f"--{'' if base[flag] else 'no-'}{flag}" for flag in form)
+        # back-translation is the untrained model's, which this no longer has in it
+        said += "; ask it with --no-back_translation" if "back_translation" in options else ""
     print(f"the model now stands in {folder}{said}")
