@@ -111,6 +111,13 @@ def test_a_digest_tells_whether_results_are_equal_in_whatever_order(database):
     assert some[0] != some[1] == some[2] == some[3]  # what is larger is told apart by its number of rows
 
 
+def test_a_digest_compares_numbers_by_value(database):
+    jobs = ["SELECT 3, -0.0, 'a'", "SELECT 3.0, 0, 'a'", "SELECT 3.5, 0, 'a'", "SELECT '3', 0, 'a'", "SELECT 9e999, 0, 'a'"]
+    with Executor(workers=1) as executor:
+        same, alike, *others = (result.digest for result in executor.run([(database, sql) for sql in jobs], keep=0))
+    assert same == alike and len({same, *others}) == 4
+
+
 def test_answers_that_read_alike_are_one():
     tokenizer = SimpleNamespace(batch_decode=lambda lists, **how: ["SELECT " + str(len(set(ids) - {0})) for ids in lists])
     found = candidates([([5, 6, 0], -0.1), ([6, 5, 0], -0.2), ([7, 8, 9], -0.3)], tokenizer, end=0)

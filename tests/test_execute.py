@@ -49,6 +49,23 @@ def executor():
         yield pool
 
 
+def test_schemas_may_use_the_functions_of_json(tmp_path, executor):
+    path = tmp_path / "events.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            """
+            CREATE TABLE event (id INTEGER, body TEXT, kind TEXT AS (json_extract(body, '$.kind')) STORED);
+            CREATE INDEX by_kind ON event (json_extract(body, '$.kind'));
+            CREATE VIEW kinds AS SELECT json_extract(body, '$.kind') AS name FROM event;
+            INSERT INTO event (id, body) VALUES (1, '{"kind": "start"}');
+            """
+        )
+    schema = schema_of_database(path)
+    assert schema.tables == ("event", "kinds") and "kind" in [name for _, name in schema.columns]
+    results = executor.run([(path, "SELECT kind FROM event"), (path, "SELECT name FROM kinds")], keep=2)
+    assert [result.rows for result in results] == [[("start",)], [("start",)]]
+
+
 @pytest.fixture(scope="module")
 def virtual(tmp_path_factory) -> Path:
     """A database with virtual tables, one of them of a module that is nowhere."""

@@ -408,7 +408,8 @@ def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], tim
 
     A file in WAL mode without a log is opened as immutable, since SQLite would otherwise create a log and its index beside
     it; any other is opened under SQLite's locks (waiting up to `timeout` seconds), with a log's index read-only. If another
-    process changes the file meanwhile, `read` may be called again.
+    process changes the file meanwhile, `read` may be called again. A schema is trusted with SQLite's own functions, as JSON's
+    in generated columns and views: none acts, Python adds none, and extensions cannot be loaded.
     Raises OSError and sqlite3.Error, also for lack of memory. After a crash, `readable` gives the path to read.
     """
     real = os.path.realpath(path)  # SQLite, too, looks for a log beside the target of a symbolic link
@@ -419,7 +420,6 @@ def read_database(path: str | Path, read: Callable[[sqlite3.Connection], T], tim
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)) as connection:
                 connection.text_factory = lambda raw: raw.decode(errors="replace")
-                connection.execute("PRAGMA trusted_schema = OFF")
                 found = read(connection)
         except MemoryError:
             raise _database_error("out of memory", sqlite3.SQLITE_NOMEM) from None
@@ -784,7 +784,10 @@ def _run(task: dict, limits: Limits, stage) -> tuple[list[list], int, list[str],
 
 
 def _digest(rows: list[tuple]) -> str:
-    each = (repr(sorted(map(repr, row))).encode(errors="surrogatepass") for row in rows)
+    def by_value(value: object) -> str:
+        return repr(int(value) if isinstance(value, float) and value.is_integer() else value)  # 1.0 is 1, as in `rows_match`
+
+    each = (repr(sorted(map(by_value, row))).encode(errors="surrogatepass") for row in rows)
     return hashlib.sha256(b"".join(sorted(hashlib.sha256(row).digest() for row in each))).hexdigest()
 
 
