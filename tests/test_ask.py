@@ -312,6 +312,43 @@ def test_answers_go_on_behind_a_last_line_that_no_newline_ends(place, answers_fi
     assert [record["question"] for record in records] == ["one", "two"]
 
 
+def test_a_carriage_return_in_a_question_stays_within_its_field(place):
+    (place / "q.jsonl").write_text(json.dumps(dict(question="how\rmany?")) + "\n")
+    answer, sizes = by_question()
+    for _ in range(2):
+        (record,) = ask_file("q.jsonl", answer, db="shop.sqlite", answers="a.csv")
+        assert record["question"] == "how\rmany?" and sizes == [1]
+
+
+def test_a_table_of_answers_with_other_columns_is_left_alone(place):
+    (place / "q.txt").write_text("one\n")
+    ask_file("q.txt", by_question()[0], db="shop.sqlite", answers="a.csv")
+    (place / "q.txt").write_text("one\ntwo\n")
+    text = (place / "a.csv").read_text()
+    edited = [text.replace("question,", "right?,question,").replace('\n"one"', '\n"yes","one"'), text.replace(",", ";")]
+    for other in (*edited, text.replace("question,db", "db,question")):
+        (place / "a.csv").write_text(other)
+        with pytest.raises(UserError, match="a.csv has not the columns .* alone, with commas: name another file"):
+            ask_file("q.txt", by_question()[0], db="shop.sqlite", answers="a.csv")
+        assert (place / "a.csv").read_text() == other
+
+
+def test_answers_that_another_program_writes_meanwhile_are_not_lost(place):
+    (place / "q.txt").write_text("one\n")
+    (place / "p.txt").write_text("two\n")
+
+    def meanwhile(rows, schemas):
+        ask_file("p.txt", by_question()[0], db="shop.sqlite", answers="a.jsonl")
+        return by_question()[0](rows, schemas)
+
+    with pytest.raises(UserError, match="another program has changed a.jsonl: the same command goes on"):
+        ask_file("q.txt", meanwhile, db="shop.sqlite", answers="a.jsonl")
+    assert [record["question"] for record in ask_file("q.txt", by_question()[0], db="shop.sqlite", answers="a.jsonl")] == [
+        "two",
+        "one",
+    ]
+
+
 def test_a_signal_keeps_what_was_answered(place, capsys):
     (place / "q.txt").write_text("\n".join(map(str, range(500))))
     answer, sizes = by_question()

@@ -130,7 +130,7 @@ class QuestionFile:
         self.csv = self.output.suffix == ".csv"
         if not self.csv and self.output.suffix != ".jsonl":
             raise UserError(f"--answers {self.output} says not how they are to be written: name a .jsonl or a .csv")
-        self.asked = self._read()
+        self.asked, self.stamp = self._read(), self._stamp()
         self.text, held = self._held()
         self.waiting = []
         for key in self.asked:  # a question that occurs twice is answered twice
@@ -181,6 +181,8 @@ class QuestionFile:
         if not all(set(FIELDS) <= set(record) for record in records):
             raise UserError(f"{self.output} holds other things than answers: {remedy}")
         text = read_text(self.output, remedy)
+        if self.csv and next(csv.reader([text.partition("\n")[0]])) != list(FIELDS):
+            raise UserError(f"{self.output} has not the columns {','.join(FIELDS)} alone, with commas: {remedy}")
         text += "\n" * (not text.endswith("\n"))  # as some editors leave it out
         return text, Counter((str(record["db"]), str(record["question"])) for record in records)
 
@@ -189,21 +191,30 @@ class QuestionFile:
         if self.csv:
             added = io.StringIO(newline="")
             rows = [record | {name: json.dumps(record[name], ensure_ascii=False) for name in FIELDS[-2:]} for record in records]
-            csv.DictWriter(added, FIELDS, lineterminator="\n").writerows(rows)
+            # quoting texts: Python before 3.13 leaves a carriage return bare
+            csv.DictWriter(added, FIELDS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
             self.text += added.getvalue()
         else:
             self.text += "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        if self._stamp() != self.stamp:
+            raise UserError(f"another program has changed {self.output}: the same command goes on with what is there now")
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.output, self.text)
+            self.stamp = self._stamp()
         except OSError as error:
             raise UserError(f"{self.output} cannot be written ({error.strerror}): name another with --answers") from None
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """What changes whenever the file of answers does."""
+        found = self.output.stat() if self.output.exists() else None
+        return found and (found.st_ino, found.st_size, found.st_mtime_ns)
 
     def go(self, answer: Answer, stop: Stop) -> None:
         """Ask the questions that are not answered yet. A signal ends the process; answers written so far stay."""
         total, done, where = len(self.asked), len(self.asked) - len(self.waiting), printable(str(self.output))
         print(f"{total:,} questions about {len(self.databases):,} databases, {done:,} of them answered before", flush=True)
-        stop.listen()
+        stop.listen(when="")
         with Executor(seconds=self.options["seconds"]) as executor:
             for start in range(0, len(self.waiting), CHUNK):
                 some = self.waiting[start : start + CHUNK]

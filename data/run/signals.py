@@ -19,17 +19,18 @@ class Stop:
 
     def __init__(self) -> None:
         self.number = 0  # of the first signal; 0: none yet
-        self._came = 0.0
+        self._came, self._when = 0.0, ""
 
     @property
     def requested(self) -> bool:
         return self.number > 0
 
-    def listen(self) -> "Stop":
-        """Handle the signals from now on, except SIGHUP where `nohup` ignores it, and return itself.
+    def listen(self, when: str = " after this update") -> "Stop":
+        """Handle the signals from now on, except SIGHUP where `nohup` ignores it, and return itself; print `when` it will stop.
 
         From now on, too, what is printed and can no longer be written is lost and ends nothing: the run folder has it.
         """
+        self._when = when
         if not isinstance(sys.stdout, Lasting):
             sys.stdout = Lasting(sys.stdout)
         for number in ENDING:
@@ -48,7 +49,7 @@ class Stop:
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 # not print: the signal may have interrupted another print
                 with suppress(OSError):
-                    os.write(2, b"stopping after this update; a second signal stops at once\n")
+                    os.write(2, f"stopping{self._when}; a second signal stops at once\n".encode())
         elif not ranks or time.monotonic() - self._came > SAME:
             os._exit(128 + number)
 
