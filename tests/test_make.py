@@ -95,7 +95,7 @@ def test_a_database_that_cannot_be_read_is_left_out_and_named(own):
     (own / "database" / "bare").mkdir()
     make_database(own / "database" / "tab\tbed.sqlite", PETS)
     left = [line for line in make(own) if line.startswith("left out")]
-    named = ("broken", "text.db", "hollow", "void.db", "tab\\tbed")
+    named = ("broken", "text.db", "hollow", "void.db", "tab\tbed.sqlite: its db_id is not the name of a folder: rename it")
     assert len(left) == len(named) and all(any(name in line for line in left) for name in named)
     assert [entry["db_id"] for entry in json.loads((own / "tables.json").read_text())] == ["bare", "pets"]
 

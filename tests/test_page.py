@@ -103,6 +103,13 @@ def test_results_are_those_of_the_rule_that_was_scored(folder, tmp_path, rule, n
     assert held["head"]["rules"] == f"DISTINCT {rule or 'dropped'}"
 
 
+def test_gold_is_run_without_its_semicolons_as_it_was_scored(folder, tmp_path):
+    row = rows_of(folder)[0] | dict(gold="SELECT 7 AS seven ; ; -- all")
+    page.write(tmp_path, spider.load(sample.build(), ("dev",)), [row], {})
+    held = content(tmp_path)
+    assert held["results"][held["examples"][0]["results"][0]] == dict(columns=["seven"], rows=[["7"]], n=1)
+
+
 def test_results_are_shown_in_their_first_rows_and_short(folder):
     held = content(folder)
     assert held["results"][held["examples"][5]["results"][1]] == dict(columns=["wrong_number"], rows=[["12345"]], n=1)

@@ -139,6 +139,8 @@ def test_a_statement_is_changed_before_it_runs_only_outside_quotes():
     ]
     assert executable("SELECT year(curdate( )) - 5") == "SELECT 2020 - 5"
     assert executable("SELECT DISTINCT a", keep_distinct=True) == "SELECT DISTINCT a"
+    operator = "SELECT a FROM t WHERE a IS NOT DISTINCT FROM 1"
+    assert executable(operator) == operator
     assert executable("SELECT distinctive, '> =' FROM t") == "SELECT distinctive, '> =' FROM t"
 
 
@@ -301,6 +303,7 @@ def test_lines_of_others_are_taken_as_they_are_unless_asked(spider, tmp_path):
         "-- 1\n{}\n;;",
         "{} /* ORDER BY age DESC LIMIT 1",
         "; {}",
+        "{} ; /* it's */ ; -- end",
     ],
 )
 def test_gold_with_comments_and_semicolons_is_scored_as_without(tmp_path, around):
@@ -500,16 +503,21 @@ def test_the_answers_of_several_runs_vote(spider, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["score", "question_score"])
-@pytest.mark.parametrize("fault", ["no --out", "other questions", "likely", 1e6, float("nan"), -float("inf"), None, "missing"])
+@pytest.mark.parametrize(
+    "fault", ["no --out", "own --out", "other questions", "likely", 1e6, float("nan"), -float("inf"), None, "missing"]
+)
 def test_runs_that_cannot_vote_are_one_line(spider, tmp_path, fault, place):
     one = make_run(tmp_path / "one", spider, GOLD[:5])
     two = make_run(tmp_path / "two", spider, GOLD[:4] if fault == "other questions" else GOLD[:5])
-    if fault not in ("no --out", "other questions"):  # as a score
+    if fault not in ("no --out", "own --out", "other questions"):  # as a score
         scores = () if fault == "missing" else (fault,) if place == "score" else (-0.1, fault)
         with_candidates(two, 1, ("SELECT 1", *scores))
-    done = command(one, two, *(() if fault == "no --out" else ("--out", tmp_path / "both")))
+    before = {path: path.read_bytes() for path in two.iterdir()}
+    out = {"no --out": (), "own --out": ("--out", tmp_path / "x" / ".." / "two")}.get(fault, ("--out", tmp_path / "both"))
+    done = command(one, two, *out)
+    assert {path: path.read_bytes() for path in two.iterdir()} == before
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
-    assert ("--out" if fault == "no --out" else str(two)) in done.stderr and not (tmp_path / "both").exists()
+    assert ("--out" if str(fault).endswith("--out") else str(two)) in done.stderr and not (tmp_path / "both").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["run", "--predictions", "x"], ["--predictions", "x"], ["run", "--workers", "0"],

@@ -326,6 +326,12 @@ def test_columns_with_their_tables(rows, sql, expected):
     assert rows(expected) == rows(sql)
 
 
+@pytest.mark.parametrize("sql", ["SELECT name FROM pets AS", "SELECT name FROM pets JOIN shops AS", "SELECT * FROM pets JOIN"])
+def test_a_statement_that_is_cut_off_behind_a_table_stays_as_it_is(sql):
+    for written in (plain(sql, SHOP), qualified(sql, SHOP)):
+        assert written.lower().replace("pets.", "").split() == sql.lower().split()
+
+
 @pytest.mark.parametrize("quote", ["'", '"', "`"])
 def test_a_quote_that_is_not_closed_leaves_a_statement_as_it_is(quote):
     sql = f"select t1.NAME from pets as t1 where kind = {quote}dog or name = 3"

@@ -533,7 +533,9 @@ def damaged(spider) -> Path:
     entries = [tables_entry(path, db_id) for db_id in ("pets", "void", "torn", "folder", "gone")]
     write(spider / "tables.json", entries)
     examples = [GOLD | {"db_id": db_id} for db_id in ("pets", "void", "torn", "folder", "gone")]
-    examples += [GOLD | {"query": sql} for sql in ("SELECT nothing FROM pet", "DROP TABLE pet", "SELECT name FROM pet")]
+    examples += [
+        GOLD | {"query": sql} for sql in ("SELECT nothing FROM pet", "DROP TABLE pet", "SELECT name FROM pet ; -- all\n;")
+    ]
     write(spider / "dev.json", examples)
     return spider
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from data.answers.grammar import compiled, grammar
+from data.answers.grammar import compiled, grammar, is_plain_text
 from data.benchmark.prompt import name
 from data.benchmark.schema import Schema
 from data.common.errors import UserError, printable
@@ -69,15 +69,17 @@ class Grammars:
     def _compile(self, schema: Schema) -> "LLMatcher | None":
         names = [*schema.tables, *(column for table, column in schema.columns if table >= 0)]
         written = {each: self.tokenizer(name(each), add_special_tokens=False).input_ids for each in names}
-        unknown = {each for each, pieces in written.items() if self.unknown in pieces}
+        left_out = {each for each, pieces in written.items() if self.unknown in pieces or not is_plain_text(each)}
         try:
-            matcher = compiled(self.vocabulary, self.head + grammar(schema, unknown))
+            matcher = compiled(self.vocabulary, self.head + grammar(schema, left_out))
         except ValueError as error:
             self.give_up(schema, str(error))
             return None
-        if unknown:
-            what = f"the model's vocabulary cannot write {len(unknown):,} of its names, as {min(unknown)!r}"
-            print(printable(f"answers about {schema.db_id} leave names out: {what}"))
+        if left_out:
+            which = "which hold line breaks, or what the model's vocabulary cannot write"
+            print(
+                printable(f"answers about {schema.db_id} leave out {len(left_out):,} of its names, {which}: {min(left_out)!r}")
+            )
         return matcher
 
     def give_up(self, schema: Schema, reason: str) -> None:

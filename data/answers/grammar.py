@@ -161,14 +161,14 @@ class _Names:
         # no question asks about SQLite's own tables, and not every copy of a database has them
         kept = (number for number, table in enumerate(schema.tables) if not table.lower().startswith("sqlite_"))
         self.tables = [
-            number for number in kept if _is_plain_text(schema.tables[number]) and schema.tables[number] not in without
+            number for number in kept if is_plain_text(schema.tables[number]) and schema.tables[number] not in without
         ]
         self.table_names = [schema.tables[number] for number in self.tables]
         place = {number: place for place, number in enumerate(self.tables)}
         owners: dict[str, set[int]] = {}
         own: list[dict[str, None]] = [{} for _ in self.tables]
         for table, column in schema.columns:
-            if table in place and _is_plain_text(column) and column not in without:
+            if table in place and is_plain_text(column) and column not in without:
                 own[place[table]][column] = None
                 owners.setdefault(column.lower(), set()).add(place[table])
         self.columns = [{column: frozenset(owners[column.lower()]) for column in columns} for columns in own]
@@ -212,7 +212,7 @@ class _Names:
             yield f"{terminal}: /{pattern}/"
 
 
-def _is_plain_text(text: str) -> bool:
+def is_plain_text(text: str) -> bool:
     """Whether a name can be part of a statement of one line."""
     return bool(text) and not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from data.answers.vote import vote
 from data.benchmark.exact_match import CLAUSES, EMPTY, HARDNESS, SqlSchema, comparable, exact, hardness, partial_scores
-from data.benchmark.prompt import clean_sql, target
+from data.benchmark.prompt import clean_sql, target, without_ends
 from data.benchmark.sample import directory_of
 from data.benchmark.schema import Benchmark, Example
 from data.benchmark.spider import MEND_EXAMPLES, check_database, files_of, load, read_schemas
@@ -40,7 +40,10 @@ from data.sqlite.execute import ERROR_CLASSES, GOLD_FAILS, MAX_SECONDS, TOO_LONG
 STRING = r"""'(?:[^']|'')*+(?:'|$)|"(?:[^"]|"")*+(?:"|$)"""
 QUOTED = rf"{STRING}|`[^`]*(?:`|$)|\[[^\]]*(?:\]|$)"
 COMMENT = r"--[^\n]*|/\*[\s\S]*?(?:\*/|\Z)"
-CHANGED = re.compile(rf"({QUOTED}|{COMMENT})|([<>!]) =|\b(YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\))|\bDISTINCT\b", re.IGNORECASE)
+# IS DISTINCT FROM is an operator
+CHANGED = re.compile(
+    rf"({QUOTED}|{COMMENT})|([<>!]) =|\b(YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\))|\bDISTINCT\b(?!\s+FROM\b)", re.IGNORECASE
+)
 VALUE = re.compile(rf"({STRING}|(?<![\w.])\d+(?:\.\d+)?(?![\w.]))")
 MAX_PLUGGED = 1000  # statements per prediction with --plug_values; enough for three values in six places
 
@@ -73,7 +76,7 @@ def score(
     schemas = {db_id: SqlSchema(benchmark.schemas[db_id]) for db_id in names}
     jobs, owners = [], []
     for number, (example, predicted) in enumerate(zip(examples, predictions)):
-        gold = executable(example.sql.strip("; \t\r\n"), keep_distinct)  # a second ; would begin another statement
+        gold = executable(without_ends(example.sql), keep_distinct)
         ordered = re.search(r"\border\s+by\b", target(example.sql), re.IGNORECASE) is not None
         for text in plugged(example.sql, predicted) if plug_values else (predicted,):
             jobs.append(Comparison(paths[example.db_id], gold, executable(text, keep_distinct), ordered))
@@ -377,6 +380,8 @@ def main() -> None:
         raise UserError("give either a run folder or --predictions, --gold and --data")
     if len(args.runs) > 1 and not args.out:
         raise UserError("the answers of several runs go into a folder of their own: name it with --out")
+    if len(args.runs) > 1 and args.out.resolve() in [run.resolve() for run in args.runs]:
+        raise UserError(f"{args.out} is one of the runs: name another folder with --out")
     if args.clean and args.runs:
         raise UserError("--clean is for --predictions: those of a run are cleaned already")
     if args.workers is not None and args.workers < 1:

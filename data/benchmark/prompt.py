@@ -81,7 +81,7 @@ def _beside(values: Sequence[dict]) -> dict[int, list[str]]:
     """Column -> its values, as SQL writes them."""
     beside: dict[int, list[str]] = {}
     for value in values:
-        beside.setdefault(value["column"], []).append(quoted(value["text"]))
+        beside.setdefault(value["column"], []).append(literal(value["text"]))
     return beside
 
 
@@ -131,7 +131,7 @@ def _alphabetical(schema: Schema) -> list[int]:
     return sorted(range(len(schema.tables)), key=lambda table: schema.tables[table].lower())
 
 
-def quoted(text: str) -> str:
+def literal(text: str) -> str:
     """A text as SQL writes it, on one line."""
     return "'" + _on_one_line(text).replace("'", "''") + "'"
 
@@ -259,6 +259,12 @@ def target(sql: str) -> str:
     return one_line(sql).strip("; ")
 
 
+def without_ends(sql: str) -> str:
+    """SQL without semicolons before it, and semicolons and comments behind it: a second ; would begin another statement."""
+    ends = (match.end() for match in SOLID.finditer(sql) if match[1])
+    return sql[: max(ends, default=0)].lstrip("; \t\r\n")
+
+
 # every pattern takes linear time, whatever a model writes
 FENCE = re.compile(r"```(?:[a-zA-Z]+[ \t]*\n)?(.*?)(?:```|\Z)", re.DOTALL)
 CTE = r"""(?:"[^"]*"|`[^`]{0,200}`|\[[^\]]{0,200}\]|[^\s(]+)\s*(?:\([^()]*\)\s*)?AS\s*(?:(?:NOT\s+)?MATERIALIZED\s*)?\("""
@@ -273,6 +279,7 @@ START = [
 QUOTED = r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*(?:\]|\Z)"""
 PIECE = re.compile(rf"(```|;|\n\s*\n)|({QUOTED})|--[^\n]*|{BLOCK}", re.DOTALL)
 COMMENT = re.compile(rf"({QUOTED})|--[^\n]*|{BLOCK}", re.DOTALL)
+SOLID = re.compile(rf"--[^\n]*|{BLOCK}|[;\s]+|({QUOTED}|.)", re.DOTALL)
 
 
 def clean_sql(text: str) -> str:

@@ -197,7 +197,7 @@ def _without_aliases(pieces: list[str]) -> list[str]:
     gone: set[int] = set()
     for place in tables:
         table, behind, alias = lower[place : place + 3]
-        if behind == ".":  # table of an attached database
+        if behind == "." or behind == "as" and not alias:  # a table of an attached database; a statement that is cut off
             return pieces
         if table == ")" and not _has_alias(lower, place):
             continue

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from data.benchmark.foreign_keys import guess
-from data.benchmark.prompt import target
+from data.benchmark.prompt import target, without_ends
 from data.benchmark.schema import SUFFIXES, Benchmark, Example, Schema, database_file
 from data.benchmark.spelling import spelled
 from data.benchmark.values import Values
@@ -333,7 +333,7 @@ def inspect(directory: str | Path, judge: Callable[[list[Example], dict[str, Sch
             lines.append(f"  text that is not UTF-8, read with replacement characters: {_listed(odd)}")
         runnable = [example for example in examples if states[example.db_id] in ("present", "empty")]
         with Executor() as executor:
-            results = executor.run([(paths[e.db_id], e.sql) for e in runnable], progress=True, keep=0)
+            results = executor.run([(paths[e.db_id], without_ends(e.sql)) for e in runnable], progress=True, keep=0)
         failing = [(e, result) for e, result in zip(runnable, results) if result.error]
         lines.append(f"  gold that runs: {len(runnable) - len(failing):,} of {len(runnable):,}")
         lines += [f"  fails: example {e.index} ({e.db_id}): {result.message}" for e, result in failing[:20]]
@@ -407,7 +407,7 @@ def make(directory: str | Path, guess_foreign_keys: bool = False) -> list[str]:
             entry = tables_entry(path, folder_name(db_id))
             schema = parse_schema(entry, path, 0)
         except (UserError, ValueError) as error:
-            lines.append(f"left out: {error if isinstance(error, UserError) else f'{path!r}: {error}'}")
+            lines.append(f"left out: {error if isinstance(error, UserError) else f'{path}: {error}: rename it'}")
             continue
         keys = guess(path, schema) if guess_foreign_keys else []
         entry["foreign_keys"] += map(list, keys)
