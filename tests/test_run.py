@@ -637,6 +637,19 @@ def test_a_launcher_tells_its_ranks_that_it_has_said_what_comes_first(monkeypatc
     assert ranks == [True]
 
 
+@pytest.mark.parametrize("how", [{}, dict(tiny=True), dict(random_weights=True)])
+def test_a_question_goes_to_the_run_in_out(tmp_path, how):
+    args = Args(ask="How many?", db="shop.sqlite", out=str(tmp_path), **how)
+    if how:  # that random weights know no answers is said later
+        assert resolve_options(replace(args), Args, PUBLISHED).model == Args.model
+    else:
+        with pytest.raises(UserError, match="has no best checkpoint: name another run, a checkpoint or a model with --model"):
+            resolve_options(replace(args), Args, PUBLISHED)
+    (tmp_path / "best").mkdir()
+    seal(tmp_path / "best", dict(script="script"))
+    assert resolve_options(replace(args), Args, PUBLISHED).model == str(tmp_path)
+
+
 def test_a_rate_of_0_is_refused_where_it_finds_none():
     with pytest.raises(UserError, match="--learning_rate 0 trains nothing: give more, or leave it out"):
         resolve_options(Args(learning_rate=0.0), Args, PUBLISHED)

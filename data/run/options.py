@@ -51,10 +51,11 @@ def resolve_options(args: Options, default: type[Options], published: dict) -> O
         say(f"the published recipe: {', '.join(differs)}")
         if own := [f"{name} {getattr(args, name)}" for name, value in published.items() if getattr(args, name) != value]:
             say(f"changed by the command line: {', '.join(own)}")
-    if (args.db or args.ask) and args.model == default.model and not args.random_weights:
-        if not args.tiny and not checkpoint_of(args.out):
+    if (args.db or args.ask) and args.model == default.model:
+        if checkpoint_of(args.out):
+            args.model = args.out
+        elif not args.tiny and not args.random_weights:
             raise UserError(f"{args.out} has no best checkpoint: name another run, a checkpoint or a model with --model")
-        args.model = args.out if checkpoint_of(args.out) else args.model
     if args.tiny and args.model != default.model and not checkpoint_of(args.model):
         raise UserError(
             f"--model {args.model} is no run or checkpoint, and --tiny makes its own model: name a run, or leave one out"
