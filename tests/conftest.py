@@ -111,8 +111,6 @@ def one_and_two(run, tmp_path, monkeypatch):
         hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(words, cwd=Path(script.__file__).parent, capture_output=True, text=True, env=hidden, timeout=1800)
         assert done.returncode == 0, done.stdout + done.stderr
-        before = done.stdout.partition("update 0")[0].splitlines()
-        assert len(set(before)) == len(before)  # neither the launcher nor a rank says what another has said
         return one, records(tmp_path / "two")
 
     return go

@@ -223,7 +223,7 @@ def test_random_weights_answer_nothing(run, script, database):
         run(script, "--ask", "How many?", "--db", database)
 
 
-def test_a_run_without_a_best_checkpoint_is_not_asked(run, script, database, tmp_path):
+def test_a_run_without_a_best_checkpoint_is_not_asked(run, script, database):
     with pytest.raises(UserError, match="run has no best checkpoint: name another run, a checkpoint or a model with --model"):
         run(script, "--ask", "How many?", "--db", database, tiny=False)
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from data.answers.vote import vote
 from data.benchmark.exact_match import CLAUSES, EMPTY, HARDNESS, SqlSchema, comparable, exact, hardness, partial_scores
-from data.benchmark.prompt import clean_sql, target, without_ends
+from data.benchmark.prompt import clean_sql, gold_to_run, target
 from data.benchmark.sample import directory_of
 from data.benchmark.schema import Benchmark, Example
 from data.benchmark.spider import MEND_EXAMPLES, check_database, files_of, load, read_schemas
@@ -76,7 +76,7 @@ def score(
     schemas = {db_id: SqlSchema(benchmark.schemas[db_id]) for db_id in names}
     jobs, owners = [], []
     for number, (example, predicted) in enumerate(zip(examples, predictions)):
-        gold = executable(without_ends(example.sql), keep_distinct)
+        gold = executable(gold_to_run(example.sql), keep_distinct)
         ordered = re.search(r"\border\s+by\b", target(example.sql), re.IGNORECASE) is not None
         for text in plugged(example.sql, predicted) if plug_values else (predicted,):
             jobs.append(Comparison(paths[example.db_id], gold, executable(text, keep_distinct), ordered))

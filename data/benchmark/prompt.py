@@ -259,10 +259,9 @@ def target(sql: str) -> str:
     return one_line(sql).strip("; ")
 
 
-def without_ends(sql: str) -> str:
-    """SQL without semicolons before it, and semicolons and comments behind it: a second ; would begin another statement."""
-    ends = (match.end() for match in SOLID.finditer(sql) if match[1])
-    return sql[: max(ends, default=0)].lstrip("; \t\r\n")
+def gold_to_run(sql: str) -> str:
+    """Gold SQL without comments and outer semicolons: a second ; would begin another statement."""
+    return _without_comments(sql).strip("; \t\r\n")
 
 
 # every pattern takes linear time, whatever a model writes
@@ -279,7 +278,6 @@ START = [
 QUOTED = r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*(?:\]|\Z)"""
 PIECE = re.compile(rf"(```|;|\n\s*\n)|({QUOTED})|--[^\n]*|{BLOCK}", re.DOTALL)
 COMMENT = re.compile(rf"({QUOTED})|--[^\n]*|{BLOCK}", re.DOTALL)
-SOLID = re.compile(rf"--[^\n]*|{BLOCK}|[;\s]+|({QUOTED}|.)", re.DOTALL)
 
 
 def clean_sql(text: str) -> str:
@@ -301,7 +299,11 @@ def clean_sql(text: str) -> str:
 
 def one_line(sql: str) -> str:
     """SQL without comments, runs of white space as one space; within quotes only line breaks and tabs become spaces."""
-    pieces = re.split(f"({QUOTED})", COMMENT.sub(lambda piece: piece[1] or " ", sql))
+    pieces = re.split(f"({QUOTED})", _without_comments(sql))
     pieces[::2] = [re.sub(r"\s+", " ", piece) for piece in pieces[::2]]
     pieces[1::2] = [re.sub(r"[\r\n\t]", " ", piece) for piece in pieces[1::2]]
     return "".join(pieces).strip()
+
+
+def _without_comments(sql: str) -> str:
+    return COMMENT.sub(lambda piece: piece[1] or " ", sql)

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from data.benchmark.foreign_keys import guess
-from data.benchmark.prompt import target, without_ends
+from data.benchmark.prompt import gold_to_run, target
 from data.benchmark.schema import SUFFIXES, Benchmark, Example, Schema, database_file
 from data.benchmark.spelling import spelled
 from data.benchmark.values import Values
@@ -333,7 +333,7 @@ def inspect(directory: str | Path, judge: Callable[[list[Example], dict[str, Sch
             lines.append(f"  text that is not UTF-8, read with replacement characters: {_listed(odd)}")
         runnable = [example for example in examples if states[example.db_id] in ("present", "empty")]
         with Executor() as executor:
-            results = executor.run([(paths[e.db_id], without_ends(e.sql)) for e in runnable], progress=True, keep=0)
+            results = executor.run([(paths[e.db_id], gold_to_run(e.sql)) for e in runnable], progress=True, keep=0)
         failing = [(e, result) for e, result in zip(runnable, results) if result.error]
         lines.append(f"  gold that runs: {len(runnable) - len(failing):,} of {len(runnable):,}")
         lines += [f"  fails: example {e.index} ({e.db_id}): {result.message}" for e, result in failing[:20]]

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.answers.score import executable, read_run, seconds_of, totals
-from data.benchmark.prompt import one_line, without_ends
+from data.benchmark.prompt import gold_to_run, one_line
 from data.benchmark.sample import directory_of
 from data.benchmark.schema import Benchmark, Schema
 from data.common.errors import UserError, printable
@@ -164,7 +164,7 @@ def shown_results(
     for row in rows:
         database = benchmark.databases(row["db_id"], benchmark.evaluated)[0]
         pair = []
-        for sql, failed in ((without_ends(row["gold"]), False), (row["predicted"], row["error"] in (TIMED_OUT, TOO_LARGE))):
+        for sql, failed in ((gold_to_run(row["gold"]), False), (row["predicted"], row["error"] in (TIMED_OUT, TOO_LARGE))):
             job = (database, executable(sql, keep_distinct))
             if failed or not sql.strip():  # its outcome is known
                 pair.append(-1)

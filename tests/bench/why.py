@@ -51,6 +51,7 @@ from data.run.signals import Stop  # noqa: E402
 from data.training import batches  # noqa: E402
 from data.training.batches import epoch_updates, grouped, shared_tokens  # noqa: E402
 from data.training.variation import vary  # noqa: E402
+from data.with_torch.memory import compile_layers  # noqa: E402
 from data.with_torch.search import Answers  # noqa: E402
 
 WIDTH = 512  # to which the published recipe pads and cuts
@@ -342,8 +343,7 @@ def fit(model, train: list[dict], row: Row, args: script.Args, pad: int, device,
     model.train()
     layers = model.get_base_model().model.layers if given.compile else []
     torch._dynamo.config.recompile_limit = 64  # a few for each kind of row that one process trains
-    for layer in layers:  # one compilation serves all of them
-        layer.compile(dynamic=True)
+    compile_layers(layers)
     losses, began = [], time.perf_counter()
     batches.GROUP_SIZE = row.together
     later = later_epochs(row, given) if row.varied else None
